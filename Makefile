@@ -1,0 +1,57 @@
+# Every target sets up what it needs by itself; `make help` lists them.
+PYTHON ?= $(shell tools/find-python)
+BIN := .venv/bin
+NATIVE := $(wildcard native/*/*.[ch]) hatch_build.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/.installed ## install Debian packages (as root), .venv and the native parts: leaves .venv/bin/leakline
+
+.venv/.installed: pyproject.toml tools/install-packages tools/find-python src/leakline/__init__.py $(NATIVE)
+	tools/install-packages build
+	tools/make-venv .venv '$(PYTHON)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/.developing: .venv/.installed
+	tools/install-packages test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: .venv/.installed ## start the classic leaking program and let leakline, which did not start it, find the line
+	tools/demo
+
+check: .venv/.developing ## formatting, lint, types, and who may import whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.developing ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+test: .venv/.developing ## the tests, in under ten minutes
+	$(BIN)/pytest -m 'not slow'
+
+test-real: .venv/.developing ## the longer tests on real processes
+	$(BIN)/pytest -m slow tests/real
+
+bench: .venv/.installed ## the figures of docs/performance.md
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/scan.py
+
+docs: .venv/.installed ## regenerate the JSON schemas
+	$(BIN)/python tools/write-schemas docs/schemas
+
+dist: .venv/.developing ## wheel and source archive in dist/
+	$(BIN)/python -m build
+
+clean: ## remove what was built
+	rm -rf .venv build dist src/leakline/_native .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: help setup demo check format test test-real bench docs dist clean

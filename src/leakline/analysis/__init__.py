@@ -1,0 +1,1 @@
+"""From records to records: pure, no I/O, no clock."""

@@ -1,0 +1,280 @@
+"""Joining what scans found lost with what a recorder saw being allocated: findings, and how sure they are.
+
+Confidence: high where two scans agree, medium for one. Location: recorded for blocks whose allocation was seen; inferred for
+older blocks of equal size and content, when one site alone makes such blocks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from leakline.analysis.fingerprint import fingerprint
+from leakline.analysis.growth import poisson_interval
+from leakline.analysis.locating import answering_frame
+from leakline.model.finding import Confidence, Evidence, Finding, FindingKind, KindTotal, Subject, Summary
+from leakline.model.heap import HeapScan, LostBlock
+from leakline.model.stack import Frame
+from leakline.model.trace import Allocation, AllocationTrace
+
+Stack = tuple[int, ...]
+_ALLOCATOR_SLACK = 40  # usable less requested: a chunk's rounding, or what posix_memalign could not give back
+_PAGE = 4096
+
+
+def agreed(scans: Sequence[HeapScan]) -> tuple[LostBlock, ...]:
+    """Blocks that the last two scans both call lost, with the kind that the last one gives; of a single scan all."""
+    if len(scans) < 2:
+        return scans[-1].lost if scans else ()
+    before = {(block.address, block.size) for block in scans[-2].lost}
+    return tuple(block for block in scans[-1].lost if (block.address, block.size) in before)
+
+
+def summarise(scans: Sequence[HeapScan]) -> Summary:
+    """Blocks by kind, as far as the last two scans agree. What only the last one calls lost may be so: possible."""
+    if not scans:
+        return Summary(definite=None, indirect=None, possible=None, reachable=None)
+    blocks: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    sure = {block.address for block in agreed(scans)}
+    for block in scans[-1].lost:
+        kind = block.kind if block.address in sure else "possible"
+        blocks[kind] += 1
+        sizes[kind] += block.size
+    totals = {kind: KindTotal(bytes=sizes[kind], blocks=blocks[kind]) for kind in ("definite", "indirect", "possible")}
+    reachable = scans[-1].reachable
+    return Summary(**totals, reachable=KindTotal(bytes=reachable.bytes, blocks=reachable.blocks))
+
+
+class _Leader(msgspec.Struct, frozen=True):
+    """A definite (or possible) block and what hangs on it."""
+
+    block: LostBlock
+    indirect_bytes: int
+    indirect_blocks: int
+
+
+def _leaders(lost: Sequence[LostBlock]) -> list[_Leader]:
+    hanging: dict[int, list[LostBlock]] = defaultdict(list)
+    for block in lost:
+        if block.kind == "indirect":
+            hanging[block.leader].append(block)
+    return [
+        _Leader(block, sum(b.size for b in hanging[block.address]), len(hanging[block.address]))
+        for block in lost
+        if block.kind != "indirect"
+    ]
+
+
+def fits(requested: int, usable: int) -> bool:
+    """Whether a block of that usable size can be the answer to such a request; large ones are whole pages (mmapped)."""
+    return requested <= usable <= requested + (_PAGE + _ALLOCATOR_SLACK if usable >= _PAGE * 16 else _ALLOCATOR_SLACK)
+
+
+class _Site(msgspec.Struct):
+    """Blocks of one kind that come, or are taken to come, from one stack."""
+
+    stack: Stack
+    kind: FindingKind
+    recorded: list[_Leader] = msgspec.field(default_factory=list)
+    joined: list[_Leader] = msgspec.field(default_factory=list)
+    requested: list[int] = msgspec.field(default_factory=list)
+
+
+def find_lost(scans: Sequence[HeapScan], trace: AllocationTrace | None, frames: Mapping[int, tuple[Frame, ...]]) -> list[Finding]:
+    """Findings about lost blocks, grouped by stack, the largest first.
+
+    Args:
+        scans: one or more looks, in order; the last after the trace.
+        trace: what a recorder saw between them.
+        frames: of every return address in the trace.
+    """
+    lost = _leaders(agreed(scans))
+    if not lost:
+        return []
+    by_address = {} if trace is None else {a.address: a for a in trace.allocations}
+    sites: dict[tuple[Stack, str], _Site] = {}
+    older: list[_Leader] = []
+    for leader in lost:
+        allocation = by_address.get(leader.block.address)
+        if allocation is None or not allocation.stack or not _same_block(allocation, leader.block):
+            older.append(leader)
+            continue
+        kind = leader.block.kind
+        site = sites.setdefault((allocation.stack, kind), _Site(stack=allocation.stack, kind=kind))
+        site.recorded.append(leader)
+        if allocation.size is not None:
+            site.requested.append(allocation.size)
+    unplaced = _join_by_form(older, list(sites.values()))
+    findings = [_located(site, scans, trace, frames) for site in sites.values()]
+    findings += [_unlocated(group, scans) for group in unplaced]
+    return rank(findings)
+
+
+def _same_block(allocation: Allocation, block: LostBlock) -> bool:
+    return allocation.size is None or fits(allocation.size, block.size)
+
+
+def _form(block: LostBlock) -> tuple[str, int, str | None]:
+    return block.kind, block.size, block.content
+
+
+def _join_by_form(older: Sequence[_Leader], sites: Sequence[_Site]) -> list[list[_Leader]]:
+    """Give blocks without a record to the one site that makes blocks of their kind, size and content; return the rest, grouped."""
+    makers: dict[tuple[str, int, str | None], list[_Site]] = defaultdict(list)
+    for site in sites:
+        for form in {_form(leader.block) for leader in site.recorded}:
+            makers[form].append(site)
+    groups: dict[tuple[str, int, str | None], list[_Leader]] = defaultdict(list)
+    for leader in older:
+        groups[_form(leader.block)].append(leader)
+    unplaced = []
+    for form, group in groups.items():
+        if len(makers[form]) == 1:
+            makers[form][0].joined += group
+        else:
+            unplaced.append(group)
+    return unplaced
+
+
+def _confidence(scans: Sequence[HeapScan], kind: str) -> Confidence:
+    if kind == "possible":
+        return "low"
+    return "high" if len(scans) >= 2 else "medium"
+
+
+def _scan_evidence(scans: Sequence[HeapScan], blocks: int) -> Evidence:
+    looks = len(scans[-2:])
+    apart = (scans[-1].time_ns - scans[-2].time_ns) / 1e9 if looks == 2 else 0.0
+    text = (
+        f"two scans {apart:.1f} s apart found no way to {'it' if blocks == 1 else 'any of the'} {blocks} blocks from any root"
+        if looks == 2
+        else f"one scan found no way to {blocks} blocks from any root"
+    )
+    if blocks == 1:
+        text = text.replace("it 1 blocks", "the block").replace("1 blocks", "the block")
+    return Evidence(method="scan", text=text, values={"scans": looks, "blocks": blocks, "seconds_apart": round(apart, 3)})
+
+
+def _located(
+    site: _Site, scans: Sequence[HeapScan], trace: AllocationTrace | None, frames: Mapping[int, tuple[Frame, ...]]
+) -> Finding:
+    assert trace is not None  # a site comes from a trace  # noqa: S101
+    stack = tuple(frame for address in site.stack for frame in frames.get(address, ()))
+    answer = answering_frame(stack)
+    exact = len(frames.get(site.stack[0], ()))
+    leaders = site.recorded + site.joined
+    size, bytes_recorded = sum(x.block.size for x in leaders), sum(x.block.size for x in site.recorded)
+    # Both scans must have called a block lost: only what was allocated before the first can count.
+    seconds = (min(trace.ended_ns, scans[-2:][0].time_ns) - trace.began_ns) / 1e9
+    low, high = poisson_interval(len(site.recorded))
+    each = bytes_recorded / len(site.recorded) / seconds if seconds > 0 else None
+    evidence = [
+        _scan_evidence(scans, len(leaders)),
+        Evidence(
+            method="trace",
+            text=f"{len(site.recorded)} of them were seen being allocated here within {seconds:.1f} s ({trace.engine})",
+            values={
+                "engine": trace.engine,
+                "blocks": len(site.recorded),
+                "seconds": round(seconds, 3),
+                "allocations_seen": trace.seen,
+                "events_lost": trace.lost,
+            },
+        ),
+    ]
+    if site.joined:
+        text = f"{len(site.joined)} older blocks have the same size and content, which no other recorded site makes"
+        evidence.append(Evidence(method="equal form", text=text, values={"blocks": len(site.joined)}))
+    if answer is not None and answer >= exact:
+        text = "the frame lies behind a library's; it comes from frame pointers, which may skip a caller"
+        evidence.append(Evidence(method="frame pointers", text=text, values={"frame": answer}))
+    form = site.recorded[0].block
+    return Finding(
+        kind=site.kind,
+        subject=Subject(type="heap", name="[heap]"),
+        bytes=size,
+        blocks=len(leaders),
+        indirect_bytes=sum(x.indirect_bytes for x in leaders),
+        indirect_blocks=sum(x.indirect_blocks for x in leaders),
+        rate_bytes_per_second=None if each is None else len(site.recorded) * each,
+        rate_interval=None if each is None else (low * each, high * each),
+        confidence=_confidence(scans, site.kind),
+        fingerprint=fingerprint("lost", stack, form.size, form.content),
+        location=None if answer is None else stack[answer].location,
+        location_is=None if answer is None else "inferred" if answer >= exact else "recorded",
+        stack=stack,
+        evidence=tuple(evidence),
+    )
+
+
+def _unlocated(group: Sequence[_Leader], scans: Sequence[HeapScan]) -> Finding:
+    block = group[0].block
+    evidence = [_scan_evidence(scans, len(group))]
+    if block.content is not None:
+        text = f"their first word points to {block.content}"
+        evidence.append(Evidence(method="content", text=text, values={"symbol": block.content}))
+    return Finding(
+        kind=block.kind,
+        subject=Subject(type="heap", name="[heap]"),
+        bytes=sum(x.block.size for x in group),
+        blocks=len(group),
+        indirect_bytes=sum(x.indirect_bytes for x in group),
+        indirect_blocks=sum(x.indirect_blocks for x in group),
+        rate_bytes_per_second=None,
+        rate_interval=None,
+        confidence=_confidence(scans, block.kind),
+        fingerprint=fingerprint("lost", (), block.size, block.content),
+        location=None,
+        location_is=None,
+        stack=(),
+        evidence=tuple(evidence),
+    )
+
+
+def find_outstanding(
+    trace: AllocationTrace, scans: Sequence[HeapScan], frames: Mapping[int, tuple[Frame, ...]]
+) -> list[Finding]:
+    """What was allocated while we looked, is not freed, and that no scan calls lost: not a leak yet."""
+    lost = {block.address for block in scans[-1].lost} if scans else set()
+    groups: dict[Stack, list[Allocation]] = defaultdict(list)
+    for allocation in trace.allocations:
+        if allocation.address not in lost and allocation.stack:
+            groups[allocation.stack].append(allocation)
+    kind: FindingKind = "reachable" if scans else "outstanding"
+    findings = []
+    for addresses, group in groups.items():
+        stack = tuple(frame for address in addresses for frame in frames.get(address, ()))
+        answer, exact = answering_frame(stack), len(frames.get(addresses[0], ()))
+        size = sum(a.size or 0 for a in group)
+        text = f"{len(group)} blocks were allocated here within {trace.duration_seconds:.1f} s and not freed"
+        values: dict[str, int | float | str] = {"engine": trace.engine, "blocks": len(group), "events_lost": trace.lost}
+        findings.append(
+            Finding(
+                kind=kind,
+                subject=Subject(type="heap", name="[heap]"),
+                bytes=size,
+                blocks=len(group),
+                indirect_bytes=0,
+                indirect_blocks=0,
+                rate_bytes_per_second=None,
+                rate_interval=None,
+                confidence="low",
+                fingerprint=fingerprint(kind, stack, None, None),
+                location=None if answer is None else stack[answer].location,
+                location_is=None if answer is None else "inferred" if answer >= exact else "recorded",
+                stack=stack,
+                evidence=(Evidence(method="trace", text=text, values=values),),
+            )
+        )
+    return rank(findings)
+
+
+_ORDER: dict[FindingKind, int] = {"definite": 0, "growing": 1, "possible": 2, "outstanding": 3, "indirect": 4, "reachable": 5}
+
+
+def rank(findings: Sequence[Finding]) -> list[Finding]:
+    """By kind; within a kind those with a location first, then by direct + indirect bytes."""
+    return sorted(findings, key=lambda f: (_ORDER[f.kind], f.location is None, -(f.bytes + f.indirect_bytes)))

@@ -1,0 +1,26 @@
+"""Which frame of a stack is the answer: the first that is neither an allocator's nor a library's that every program has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from leakline.model.stack import Frame
+
+_SYSTEM_MODULES = re.compile(
+    r"(?:libc|libstdc\+\+|libgcc_s|libm|libdl|libpthread|librt|libc\+\+|libc\+\+abi|libjemalloc|libtcmalloc[a-z_]*|"
+    r"libmimalloc|libasan|liblsan|libleakline-[a-z]+|vgpreload_[a-z0-9_-]+|ld-linux[a-z0-9-]*|ld|libc-2)[-.\d]*\.so\b.*"
+)
+_SYSTEM_FOLDERS = ("/usr/include/", "/usr/lib/gcc/", "/usr/lib/llvm", "/usr/local/include/c++/")
+
+
+def is_system_frame(frame: Frame) -> bool:
+    """Whether the frame lies in an allocator, libc, libstdc++, or a file under the compiler's or the system's include folders."""
+    if frame.module is not None and _SYSTEM_MODULES.fullmatch(frame.module):
+        return True
+    return frame.file is not None and frame.file.startswith(_SYSTEM_FOLDERS)
+
+
+def answering_frame(stack: Sequence[Frame]) -> int | None:
+    """Index of the frame to show as the location; None if all are the system's."""
+    return next((i for i, frame in enumerate(stack) if not is_system_frame(frame) and frame.module is not None), None)

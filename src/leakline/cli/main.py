@@ -1,0 +1,101 @@
+"""The entry point: it finds the command, and turns errors into a message, a next step and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from leakline import __version__
+from leakline.errors import LeaklineError
+
+# Name -> the line that `--help` shows. The module of that name in this package holds the command.
+COMMANDS = {
+    "diagnose": "Climb from a rising process to the line that leaks.",
+    "scan": "Find the lost heap blocks of a running process.",
+    "trace": "Record the allocations of a running process, and tell which are lost.",
+    "doctor": "Show what works on this machine, and how to get the rest.",
+    "completions": "Print the completion script for a shell.",
+    "man": "Print the manual page of a command.",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when it runs: `--help` stays quick."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = import_module(f"leakline.cli.{name}").command
+        if not isinstance(command, click.Command):
+            raise TypeError(name)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="leakline %(version)s")
+def cli() -> None:
+    """From "memory keeps rising" to the source line that leaks it: in any running process, never rebuilt.
+
+    \b
+    leakline diagnose --name myserver    climb the whole ladder
+    leakline scan 4711                   only look for lost blocks
+    leakline doctor                      what works here
+
+    Exit status: 0 done; 1 a finding at or over --fail-on; 2 usage; 3 permission; 4 target gone; 5 not possible here;
+    6 unreadable file; 70 a bug of ours; 130 interrupted.
+    """
+
+
+def _fail(kind: str, message: str, hint: str, code: int) -> NoReturn:
+    from leakline.present.text import printable
+
+    # With --json errors are objects too; they go to stderr, so that stdout holds a report or nothing.
+    if "--json" in sys.argv[1 : sys.argv.index("--") if "--" in sys.argv else None]:
+        import msgspec
+
+        body = {"error": {"type": kind, "message": message, "hint": hint}}
+        encoded = msgspec.json.encode(body) if message.isprintable() else msgspec.json.encode(_clean(body, printable))
+        sys.stderr.write(encoded.decode() + "\n")
+    else:
+        sys.stderr.write(f"leakline: {printable(message)}\n  {printable(hint)}\n")
+    sys.exit(code)
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    try:
+        code = cli.main(prog_name="leakline", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except LeaklineError as error:
+        _fail(type(error).__name__, error.message, error.hint, error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "leakline"
+        _fail(type(error).__name__, error.format_message(), f"`{path} --help` shows what it takes.", 2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read us has seen enough, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001  nothing may end in a traceback
+        if os.environ.get("LEAKLINE_TRACEBACK"):
+            raise
+        hint = f"{LeaklineError.default_hint} LEAKLINE_TRACEBACK=1 shows where it happened."
+        _fail("InternalError", f"{type(error).__name__}: {error}", hint, LeaklineError.exit_code)

@@ -1,0 +1,159 @@
+"""Options and arguments that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from leakline.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from leakline.model.finding import Report
+    from leakline.present.screen import Color
+
+F = TypeVar("F", bound="Callable[..., Any]")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
+_SIZES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+class Duration(click.ParamType):
+    """A number of seconds, or with a unit: 500ms 10s 5m 1h 7d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        if isinstance(value, (int, float)):
+            return float(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a duration: 30, 500ms, 10s, 5m, 1h or 7d", param, ctx)
+        return float(match[1]) * _UNITS[match[2]]
+
+
+class Size(click.ParamType):
+    """A number of bytes, or with a unit: 64KiB 10MiB 1GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+)\s*([a-z]*)", str(value).lower())
+        if match is None or match[2] not in _SIZES:
+            self.fail(f"{value!r} is not a size: 4096, 64KiB, 10MiB or 1GiB", param, ctx)
+        return int(match[1]) * _SIZES[match[2]]
+
+
+def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def target_options(function: F) -> F:
+    """PID..., -p/--pid, --name."""
+    return _stack(
+        click.argument("pids", nargs=-1, type=click.IntRange(1), metavar="[PID]..."),
+        click.option("-p", "--pid", "more_pids", type=click.IntRange(1), multiple=True, help="A process; may be repeated."),
+        click.option("--name", metavar="REGEX", help="Processes whose command or program name this finds."),
+    )(function)
+
+
+def output_options(function: F) -> F:
+    """--json, -o, -f, -n, --color, -q."""
+    return _stack(
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object: schema leakline.findings/1."),
+        click.option(
+            "-o",
+            "--output",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Write the report to a file; .json makes it JSON, anything else text.",
+        ),
+        click.option("-f", "--force", is_flag=True, help="Let --output replace a file."),
+        click.option("-n", "--limit", type=click.IntRange(1), default=10, show_default=True, help="Findings in the text."),
+        click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colours."),
+        click.option("-q", "--quiet", is_flag=True, help="Do not say on stderr what is being done."),
+    )(function)
+
+
+def fail_on_option(function: F) -> F:
+    """--fail-on."""
+    return click.option(
+        "--fail-on",
+        type=click.Choice(["low", "medium", "high"]),
+        help="Exit with 1 if there is a finding of this confidence or a higher one.",
+    )(function)
+
+
+def speaker(quiet: bool) -> Callable[[str], None]:  # noqa: FBT001
+    """Says on stderr what is being done."""
+    from leakline.present.text import printable
+
+    def say(text: str) -> None:
+        if not quiet:
+            sys.stderr.write(f"leakline: {printable(text)}\n")
+            sys.stderr.flush()
+
+    return say
+
+
+class Output:
+    """Where a report goes, and as what.
+
+    Raises:
+        InvalidRequest: the file exists, and --force was not given; or it cannot be written.
+    """
+
+    def __init__(self, path: Path | None, *, as_json: bool, force: bool, limit: int, color: Color) -> None:
+        self._path = path
+        self._as_json = as_json or (path is not None and path.suffix == ".json")
+        self._limit = limit
+        self._color: Color = color
+        if path is not None and path.exists() and not force:
+            raise InvalidRequest(f"{path} exists", hint="Choose another file, or replace it with --force.")
+        if path is not None and not path.parent.is_dir():
+            raise InvalidRequest(f"{path.parent} is not a folder", hint="Make it first.")
+
+    def write(self, reports: Sequence[Report], stream: IO[str] | None = None) -> None:
+        """Write the reports: to the file, else to the stream (stdout)."""
+        if self._path is None:
+            self._write(reports, stream or sys.stdout, self._color)
+            return
+        try:
+            with self._path.open("w", encoding="utf-8") as file:
+                self._write(reports, file, "never")
+        except OSError as error:
+            raise InvalidRequest(f"cannot write {self._path}: {error.strerror}", hint="Choose another file.") from error
+
+    def _write(self, reports: Sequence[Report], stream: IO[str], color: Color) -> None:
+        from leakline.model.finding import Reports
+        from leakline.present.findings import describe_reports
+        from leakline.present.json import to_json
+        from leakline.present.screen import write_lines
+
+        if self._as_json:
+            stream.write(to_json(reports[0] if len(reports) == 1 else Reports(targets=tuple(reports))))
+        else:
+            write_lines(describe_reports(reports, self._limit), stream, color)
+
+
+_ACCUSING = ("definite", "possible", "growing", "outstanding")
+
+
+def fails(reports: Iterable[Report], level: str | None) -> bool:
+    """Whether a finding is as sure as --fail-on asks. What is still reachable is no accusation."""
+    from leakline.model.finding import CONFIDENCES
+
+    if level is None:
+        return False
+    sure_enough = CONFIDENCES[CONFIDENCES.index(level) :]  # type: ignore[arg-type]
+    return any(f.confidence in sure_enough and f.kind in _ACCUSING for report in reports for f in report.findings)

@@ -1,0 +1,59 @@
+"""`leakline trace`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from leakline.cli.options import Duration, Output, Size, fail_on_option, fails, output_options, speaker, target_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from leakline.present.screen import Color
+    from leakline.session.tracing import Via
+
+
+@click.command("trace")
+@target_options
+@click.option("--via", type=click.Choice(["auto", "bpf", "breakpoint"]), default="auto", show_default=True, help="How to record.")
+@click.option("-d", "--duration", type=Duration(), default="10s", show_default=True, help="How long to record.")
+@click.option("--min-size", type=Size(), default="0", show_default=True, help="Leave out smaller requests (bpf).")
+@fail_on_option
+@output_options
+def command(
+    pids: tuple[int, ...],
+    more_pids: tuple[int, ...],
+    name: str | None,
+    via: Via,
+    duration: float,
+    min_size: int,
+    fail_on: str | None,
+    as_json: bool,
+    output: Path | None,
+    force: bool,
+    limit: int,
+    color: Color,
+    quiet: bool,
+) -> int:
+    """Record the allocations of a running process, and tell which are lost.
+
+    `bpf` records every allocation and free (root, or CAP_BPF with CAP_PERFMON). `breakpoint` needs no privilege on one's
+    own processes: it watches the call sites that make blocks of the sizes that are lost already. In the end two scans tell
+    what is lost (definite) from what is only not freed yet (reachable).
+    """
+    from leakline.session.interruption import Interruption
+    from leakline.session.looking import watch_allocations
+    from leakline.session.targets import select
+    from leakline.sources.procfs import ProcFs
+
+    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
+    procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet)
+    with interruption.listening():
+        reports = [
+            watch_allocations(procfs, pid, duration, via=via, min_size=min_size, interruption=interruption, say=say)
+            for pid in select(procfs, [*pids, *more_pids], name)
+        ]
+    writer.write(reports)
+    return int(fails(reports, fail_on))

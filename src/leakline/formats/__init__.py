@@ -1,0 +1,1 @@
+"""Parsers of binary files: pure, over an open file or bytes."""

@@ -1,0 +1,194 @@
+"""ELF files, as far as leakline needs them: what kind, where loaded, which symbols, which debug file (System V ABI, gABI 4.1)."""
+
+from __future__ import annotations
+
+import bisect
+import struct
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Self
+
+import msgspec
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from leakline.errors import ParseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SYMBOL = struct.Struct("<IBBHQQ")
+_STT_FUNC, _STT_GNU_IFUNC, _STT_OBJECT = 2, 10, 1
+# What pyelftools lets through on a damaged file besides its own ELFError.
+_DAMAGE = (ELFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError, AssertionError, struct.error)
+
+
+class LoadSegment(msgspec.Struct, frozen=True, kw_only=True):
+    """A PT_LOAD entry: file bytes [offset, offset + file_size) appear at address."""
+
+    offset: int
+    address: int
+    file_size: int
+    memory_size: int
+
+
+class DebugLink(msgspec.Struct, frozen=True, kw_only=True):
+    """The .gnu_debuglink section: a file name, and the CRC-32 that the file must have."""
+
+    name: str
+    crc: int
+
+
+class Symbol(msgspec.Struct, frozen=True, kw_only=True):
+    """One function or object."""
+
+    name: str
+    address: int
+    size: int
+
+
+class SymbolTable:
+    """Functions and objects of .symtab, or of .dynsym where the file is stripped."""
+
+    def __init__(self, symbols: list[Symbol]) -> None:
+        self._by_address = sorted(symbols, key=lambda s: (s.address, s.size))
+        self._addresses = [s.address for s in self._by_address]
+        self._by_name = {s.name: s for s in symbols}
+
+    def named(self, name: str) -> Symbol | None:
+        """The symbol of that name."""
+        return self._by_name.get(name)
+
+    def starting_with(self, prefix: str) -> str | None:
+        """The first name with that beginning."""
+        return min((name for name in self._by_name if name.startswith(prefix)), default=None)
+
+    def at(self, address: int) -> Symbol | None:
+        """The symbol whose bytes hold the address; None in a gap, however near a symbol may be."""
+        for index in range(bisect.bisect_right(self._addresses, address) - 1, -1, -1):
+            symbol = self._by_address[index]
+            if address < symbol.address + symbol.size:
+                return symbol
+            if symbol.size:
+                return None
+        return None
+
+
+class Elf:
+    """An ELF file, read once.
+
+    Raises:
+        ParseError: it is no ELF file, or a damaged one.
+    """
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file = file
+        self._name = name
+        with self._translated():
+            elf = ELFFile(file)
+            self.bits: int = elf.elfclass
+            self.machine: str = elf["e_machine"]
+            self.type: str = elf["e_type"]
+            kinds = [segment["p_type"] for segment in elf.iter_segments()]
+            self.has_interpreter = "PT_INTERP" in kinds
+            self.loads = tuple(
+                LoadSegment(
+                    offset=segment["p_offset"],
+                    address=segment["p_vaddr"],
+                    file_size=segment["p_filesz"],
+                    memory_size=segment["p_memsz"],
+                )
+                for segment in elf.iter_segments()
+                if segment["p_type"] == "PT_LOAD"
+            )
+            self.build_id = self._read_build_id(elf)
+            self._elf = elf
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: str | bytes, name: str) -> Iterator[Self]:
+        """Open and close a file around its use."""
+        with open(path, "rb") as file:
+            yield cls(file, name)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGE as error:
+            raise ParseError(f"{self._name} is not a sound ELF file: {error or type(error).__name__}") from error
+
+    @staticmethod
+    def _read_build_id(elf: ELFFile) -> str | None:
+        for segment in elf.iter_segments("PT_NOTE"):
+            for note in segment.iter_notes():
+                if note["n_type"] == "NT_GNU_BUILD_ID":
+                    return str(note["n_desc"])
+        return None
+
+    def debug_link(self) -> DebugLink | None:
+        """The separate debug file that this one names."""
+        with self._translated():
+            section = self._elf.get_section_by_name(".gnu_debuglink")
+            if section is None:
+                return None
+            data = section.data()
+            name, _, _ = data.partition(b"\0")
+            if len(data) < len(name) + 5 or b"/" in name:
+                raise ParseError(f"{self._name} has a damaged .gnu_debuglink")
+            return DebugLink(name=name.decode(errors="surrogateescape"), crc=int.from_bytes(data[-4:], "little"))
+
+    def has_lines(self) -> bool:
+        """Whether it carries DWARF of its own."""
+        with self._translated():
+            return bool(self._elf.has_dwarf_info(strict=True))
+
+    def has_dynamic_symbol(self, name: str) -> bool:
+        """Whether the dynamic symbol table defines that name."""
+        return self._table(".dynsym").named(name) is not None
+
+    def symbols(self) -> SymbolTable:
+        """The richest symbol table there is; an empty one if there is none."""
+        with self._translated():
+            richest = ".symtab" if self._elf.get_section_by_name(".symtab") is not None else ".dynsym"
+        return self._table(richest)
+
+    def _table(self, section_name: str) -> SymbolTable:
+        with self._translated():
+            section = self._elf.get_section_by_name(section_name)
+            if section is None or self.bits != 64 or section["sh_type"] == "SHT_NOBITS":
+                return SymbolTable([])
+            names = self._elf.get_section(section["sh_link"]).data()
+            data = section.data()
+            symbols = []
+            for name_at, info, _other, section_index, address, size in _SYMBOL.iter_unpack(data[: len(data) // 24 * 24]):
+                if section_index == 0 or info & 15 not in (_STT_FUNC, _STT_GNU_IFUNC, _STT_OBJECT):
+                    continue
+                end = names.find(b"\0", name_at)
+                name = names[name_at : end if end >= 0 else len(names)].decode(errors="surrogateescape")
+                symbols.append(Symbol(name=name, address=address, size=size))
+            return SymbolTable(symbols)
+
+    def address_of_offset(self, offset: int) -> int | None:
+        """The ELF virtual address of a byte of the file; None if it is not loaded."""
+        for load in self.loads:
+            if load.offset <= offset < load.offset + load.file_size:
+                return load.address + offset - load.offset
+        return None
+
+    def offset_of_address(self, address: int) -> int | None:
+        """The place in the file of an ELF virtual address; None if nothing of the file lies there."""
+        for load in self.loads:
+            if load.address <= address < load.address + load.file_size:
+                return load.offset + address - load.address
+        return None
+
+    def load_bias(self, start: int, offset: int) -> int | None:
+        """What to add to ELF virtual addresses where the file's byte `offset` is mapped at `start`.
+
+        A mapping begins at a page; the segment that it maps may begin later in that page, or have begun in an earlier one.
+        """
+        for load in self.loads:
+            page = load.offset & ~4095
+            if page <= offset < load.offset + load.file_size:
+                return start - (load.address - load.offset + offset)
+        return None

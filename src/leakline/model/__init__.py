@@ -1,0 +1,1 @@
+"""Frozen records in base units (bytes, nanoseconds, counts): no I/O, nothing of ours imported."""

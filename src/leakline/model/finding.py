@@ -1,0 +1,120 @@
+"""Findings: what leaks, as far as the evidence goes. These records are the JSON that other programs rely on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from leakline.model.stack import Frame, SourceLocation
+
+FindingKind = Literal["definite", "indirect", "possible", "reachable", "growing", "outstanding"]
+Confidence = Literal["low", "medium", "high"]
+CONFIDENCES: tuple[Confidence, ...] = ("low", "medium", "high")
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """The process that a report is about."""
+
+    pid: int
+    command: str
+    executable: str | None
+    """None where /proc/PID/exe may not be read."""
+
+
+class KindTotal(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes and blocks of one kind."""
+
+    bytes: int = 0
+    blocks: int = 0
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """All blocks of the target by kind; None where nothing looked."""
+
+    definite: KindTotal | None
+    indirect: KindTotal | None
+    possible: KindTotal | None
+    reachable: KindTotal | None
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """What the finding is about."""
+
+    type: Literal["heap", "mapping", "fd", "thread", "kernel counter", "process"]
+    name: str
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """One reason to believe a finding: which method, in words, and its numbers."""
+
+    method: str
+    text: str
+    values: dict[str, int | float | str]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that leaks, or may."""
+
+    kind: FindingKind
+    subject: Subject
+    bytes: int
+    blocks: int
+    indirect_bytes: int
+    indirect_blocks: int
+    rate_bytes_per_second: float | None
+    rate_interval: tuple[float, float] | None
+    """90 %."""
+    confidence: Confidence
+    fingerprint: str
+    """The same for the same leak in another run: made of functions, sizes and contents, not of addresses or lines."""
+    location: SourceLocation | None
+    location_is: Literal["recorded", "inferred"] | None
+    """`inferred` where it comes from blocks of equal size and content, or from frames that were not exact."""
+    stack: tuple[Frame, ...]
+    evidence: tuple[Evidence, ...]
+
+
+class RetainedFree(msgspec.Struct, frozen=True, kw_only=True):
+    """Heap that is free but not given back: no leak."""
+
+    bytes: int | None
+
+
+class NotJudged(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory, or its growth, that this look could not see into."""
+
+    name: str
+    bytes: int | None
+    share: float | None
+    """Of what the process holds (USS + swap)."""
+    why: str
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What the look cost."""
+
+    target_stopped_ns: int
+    """How long the target's threads stood still, all stops together."""
+    duration_ns: int
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """All findings about one target: `leakline.findings/1`."""
+
+    schema: Literal["leakline.findings/1"] = "leakline.findings/1"
+    target: Target | None
+    bytes_are: Literal["requested", "usable"]
+    summary: Summary
+    findings: tuple[Finding, ...]
+    retained_free: RetainedFree
+    not_judged: tuple[NotJudged, ...]
+    children: tuple[Report, ...] = ()
+    cost: Cost
+
+
+class Reports(msgspec.Struct, frozen=True, kw_only=True):
+    """Findings about several targets."""
+
+    schema: Literal["leakline.findings/1"] = "leakline.findings/1"
+    targets: tuple[Report, ...]

@@ -1,0 +1,41 @@
+"""Allocations that were seen as they happened."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Allocation(msgspec.Struct, frozen=True, kw_only=True):
+    """One recorded allocation."""
+
+    address: int
+    size: int | None
+    """As requested; None where only the result was seen."""
+    time_ns: int
+    """CLOCK_MONOTONIC."""
+    tid: int
+    stack: tuple[int, ...]
+    """Return addresses, the allocator's caller first. Only the first is exact; the others come from frame pointers."""
+
+
+class AllocationTrace(msgspec.Struct, frozen=True, kw_only=True):
+    """What a recorder saw."""
+
+    engine: Literal["bpf", "breakpoint"]
+    began_ns: int
+    ended_ns: int
+    allocations: tuple[Allocation, ...]
+    """Those that were not freed before the end, as far as the engine sees frees."""
+    sees_frees: bool
+    """Without, what was freed meanwhile is still among the allocations."""
+    seen: int
+    """Allocations that were met, freed ones too."""
+    lost: int
+    """Events that got no place: that many allocations or frees are missing."""
+
+    @property
+    def duration_seconds(self) -> float:
+        """How long it recorded."""
+        return (self.ended_ns - self.began_ns) / 1e9

@@ -1,0 +1,245 @@
+"""A copied address space, and the C code that walks and marks it (native/heap/)."""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, Self
+
+import msgspec
+
+from leakline.errors import LeaklineError
+from leakline.native.parts import load_heap_library
+
+PAGE = mmap.PAGESIZE
+WalkEnd = Literal["end", "fencepost", "corrupt", "not copied", "out of memory"]
+_WALK_ENDS: tuple[WalkEnd, ...] = ("end", "fencepost", "corrupt", "not copied", "out of memory")
+UNREACHED, POSSIBLE, REACHABLE, INDIRECT, FREE = range(5)
+
+
+class _Segment(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_uint64), ("size", ctypes.c_uint64), ("data", ctypes.c_void_p))
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_uint64), ("end", ctypes.c_uint64))
+
+
+class _WalkResult(ctypes.Structure):
+    _fields_ = (
+        ("stopped_at", ctypes.c_uint64),
+        ("blocks", ctypes.c_uint64),
+        ("free_bytes", ctypes.c_uint64),
+        ("end", ctypes.c_uint32),
+    )
+
+
+class _LostBlock(ctypes.Structure):
+    _fields_ = (
+        ("address", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("leader", ctypes.c_uint64),
+        ("first_word", ctypes.c_uint64),
+        ("kind", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    )
+
+
+class _Totals(ctypes.Structure):
+    _fields_ = (("blocks", ctypes.c_uint64 * 5), ("bytes", ctypes.c_uint64 * 5))
+
+
+class _TcacheLayout(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint32)
+        for name in ("chunk_size", "bins", "small_bins", "count_bytes", "counts_entries", "entries_offset", "mangled")
+    )
+
+
+class TcacheLayout(msgspec.Struct, frozen=True, kw_only=True):
+    """The form of glibc's struct tcache_perthread_struct, which differs by version."""
+
+    chunk_size: int
+    bins: int
+    small_bins: int
+    count_bytes: int
+    counts_entries: int
+    entries_offset: int
+    mangled: int
+
+
+class Walk(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a walk over chunks ended, and what it met."""
+
+    stopped_at: int
+    blocks: int
+    free_bytes: int
+    end: WalkEnd
+
+
+class RawLostBlock(msgspec.Struct, frozen=True, kw_only=True):
+    """A block that is not reachable: state is UNREACHED (definite), INDIRECT or POSSIBLE."""
+
+    address: int
+    size: int
+    leader: int
+    first_word: int
+    state: int
+
+
+class MemoryCopy:
+    """Runs of a target's memory in one buffer of ours. Runs are (start, end), sorted, not overlapping."""
+
+    def __init__(self, buffer: mmap.mmap, runs: Sequence[tuple[int, int]]) -> None:
+        self._buffer = buffer
+        self.runs = tuple(runs)
+        self._starts = [start for start, _ in self.runs]
+        self._offsets = []
+        offset = 0
+        for start, end in self.runs:
+            self._offsets.append(offset)
+            offset += end - start
+        self.size = offset
+
+    def read(self, address: int, size: int) -> bytes:
+        """The bytes there, fewer where the copy ends; empty where nothing was copied."""
+        index = bisect.bisect_right(self._starts, address) - 1
+        if index < 0:
+            return b""
+        start, end = self.runs[index]
+        if address >= end:
+            return b""
+        at = self._offsets[index] + address - start
+        return self._buffer[at : at + min(size, end - address)]
+
+    def word(self, address: int) -> int | None:
+        """The 8 bytes there as a number; None where they were not copied."""
+        data = self.read(address, 8)
+        return int.from_bytes(data, "little") if len(data) == 8 else None
+
+    def words(self, address: int, count: int) -> tuple[int, ...]:
+        """Numbers of 8 bytes from there on, fewer where the copy ends."""
+        data = self.read(address, 8 * count)
+        return tuple(memoryview(data)[: len(data) // 8 * 8].cast("Q"))
+
+    def pieces(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts of [start, end) that were copied."""
+        index = max(bisect.bisect_right(self._starts, start) - 1, 0)
+        for first, last in self.runs[index:]:
+            if first >= end:
+                return
+            if last > start:
+                yield max(first, start), min(last, end)
+
+    def base_address(self) -> int:
+        """Where the buffer lies in our own memory."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
+
+    def offset(self, run: int) -> int:
+        """Where the run begins in the buffer."""
+        return self._offsets[run]
+
+
+class Heap:
+    """The blocks of a copied address space. Use as a context manager; it frees the C side at the end.
+
+    Order of calls: walk and mmapped for every area, index, tcaches and fastbin, mark, totals and lost.
+    """
+
+    def __init__(self, copy: MemoryCopy) -> None:
+        self._library = load_heap_library()
+        self._copy = copy
+        base = copy.base_address()
+        self._segments = (_Segment * max(len(copy.runs), 1))(
+            *(_Segment(start, end - start, base + copy.offset(i)) for i, (start, end) in enumerate(copy.runs))
+        )
+        self._library.leakline_heap_new.restype = ctypes.c_void_p
+        self._heap = ctypes.c_void_p(self._library.leakline_heap_new(self._segments, ctypes.c_size_t(len(copy.runs))))
+        if not self._heap:
+            raise MemoryError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._library.leakline_heap_free(self._heap)
+
+    def walk(self, first: int, end: int) -> Walk:
+        """Add the chunks from first to end."""
+        result = _WalkResult()
+        self._library.leakline_heap_walk(self._heap, ctypes.c_uint64(first), ctypes.c_uint64(end), ctypes.byref(result))
+        return Walk(
+            stopped_at=result.stopped_at,
+            blocks=result.blocks,
+            free_bytes=result.free_bytes,
+            end=_WALK_ENDS[result.end],
+        )
+
+    def resume(self, start: int, end: int) -> int | None:
+        """Where the main arena goes on behind somebody else's sbrk."""
+        function = self._library.leakline_heap_resume
+        function.restype = ctypes.c_uint64
+        return function(self._heap, ctypes.c_uint64(start), ctypes.c_uint64(end)) or None
+
+    def mmapped(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Add the mmapped chunks of a mapping; returns their (start, end), the alignment's gap before a chunk included."""
+        room = min((end - start) // PAGE, 1 << 20)
+        found = (_Range * room)()
+        function = self._library.leakline_heap_mmapped
+        function.restype = ctypes.c_int64
+        arguments = (ctypes.c_uint64(start), ctypes.c_uint64(end), ctypes.c_uint64(PAGE), found, ctypes.c_size_t(room))
+        count = function(self._heap, *arguments)
+        if count < 0:
+            raise MemoryError
+        return [(found[i].start, found[i].end) for i in range(count)]
+
+    def index(self) -> None:
+        """Make blocks findable by address."""
+        status = self._library.leakline_heap_index(self._heap)
+        if status == -1:
+            raise MemoryError
+        if status:
+            raise LeaklineError("two areas of the heap overlap")
+
+    def tcaches(self, layout: TcacheLayout) -> int:
+        """Take out what the threads' caches hold; returns how many caches there are."""
+        raw = _TcacheLayout(**{name: getattr(layout, name) for name in layout.__struct_fields__})
+        function = self._library.leakline_heap_tcaches
+        function.restype = ctypes.c_int64
+        return int(function(self._heap, ctypes.byref(raw)))
+
+    def fastbin(self, head: int, *, mangled: bool) -> int | None:
+        """Take out what a fastbin holds; returns how many blocks, None for a broken list."""
+        function = self._library.leakline_heap_fastbin
+        function.restype = ctypes.c_int64
+        count = function(self._heap, ctypes.c_uint64(head), ctypes.c_int(mangled))
+        return None if count < 0 else int(count)
+
+    def mark(self, roots: Sequence[tuple[int, int]], values: Sequence[int]) -> None:
+        """Follow pointers from ranges of memory and from values of registers."""
+        ranges = (_Range * max(len(roots), 1))(*(_Range(start, end) for start, end in roots))
+        registers = (ctypes.c_uint64 * max(len(values), 1))(*values)
+        sizes = ctypes.c_size_t(len(roots)), ctypes.c_size_t(len(values))
+        if self._library.leakline_heap_mark(self._heap, ranges, sizes[0], registers, sizes[1]):
+            raise MemoryError
+
+    def totals(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Blocks and usable bytes by state."""
+        totals = _Totals()
+        self._library.leakline_heap_totals(self._heap, ctypes.byref(totals))
+        return tuple(totals.blocks), tuple(totals.bytes)
+
+    def lost(self) -> Iterable[RawLostBlock]:
+        """Every block that is neither reachable nor free."""
+        blocks, _ = self.totals()
+        room = blocks[UNREACHED] + blocks[POSSIBLE] + blocks[INDIRECT]
+        raw = (_LostBlock * max(room, 1))()
+        function = self._library.leakline_heap_lost
+        function.restype = ctypes.c_size_t
+        count = function(self._heap, raw, ctypes.c_size_t(room))
+        return (
+            RawLostBlock(address=b.address, size=b.size, leader=b.leader, first_word=b.first_word, state=b.kind)
+            for b in raw[:count]
+        )

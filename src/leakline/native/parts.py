@@ -1,0 +1,47 @@
+"""Where the native parts lie, and why one is missing."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from functools import cache
+from pathlib import Path
+
+from leakline.errors import NotPossible
+
+HEAP = "libleakline-heap.so"
+BPF = "heap.bpf.o"
+_PACKAGE_OF = {HEAP: "gcc libc6-dev", BPF: "clang libbpf-dev"}
+
+
+def part_path(name: str) -> Path:
+    """The path of a native part.
+
+    Raises:
+        NotPossible: it was not built.
+    """
+    path = Path(__file__).parent.parent / "_native" / name
+    if not path.exists():
+        if platform.machine() != "x86_64":
+            raise NotPossible(f"leakline's {name} is for x86-64, and this machine is {platform.machine()}")
+        raise NotPossible(
+            f"leakline was installed without its {name}",
+            hint=f"sudo apt-get install {_PACKAGE_OF[name]}, then install leakline again (`make setup`, or pip install --force-reinstall).",
+        )
+    return path
+
+
+@cache
+def load_heap_library() -> ctypes.CDLL:
+    """The heap walker.
+
+    Raises:
+        NotPossible: it was not built, or is of another version.
+    """
+    try:
+        library = ctypes.CDLL(str(part_path(HEAP)))
+    except OSError as error:
+        raise NotPossible(f"leakline's {HEAP} cannot be loaded: {error}") from error
+    if library.leakline_heap_abi() != 1:
+        raise NotPossible(f"leakline's {HEAP} is of another version", hint="Install leakline again (`make setup`).")
+    return library

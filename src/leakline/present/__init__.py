@@ -1,0 +1,1 @@
+"""From records to what people read. Numbers become text in one place, `text`."""

@@ -1,0 +1,100 @@
+"""The one formatter: amounts, rates, times, names, places in the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+
+from leakline.model.stack import Frame, SourceLocation
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+UNKNOWN = "-"
+
+
+def amount(value: float | None) -> str:
+    """Bytes with an IEC unit and three digits or more: `1.5 GiB`, `405,768 B`."""
+    if value is None:
+        return UNKNOWN
+    size = float(value)
+    for unit in _UNITS:
+        if abs(size) < 1024 or unit == _UNITS[-1]:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+def exact_bytes(value: int | None) -> str:
+    """Every digit: `405,768 bytes`."""
+    return UNKNOWN if value is None else counted(value, "byte")
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 block`, `33 blocks`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def rate(value: float | None, interval: tuple[float, float] | None = None) -> str:
+    """`120.1 KiB/s (90 %: 98.0 KiB/s to 140.2 KiB/s)`."""
+    if value is None:
+        return UNKNOWN
+    text = f"{amount(value)}/s"
+    return text if interval is None else f"{text} (90 %: {amount(interval[0])}/s to {amount(interval[1])}/s)"
+
+
+def duration(nanoseconds: int) -> str:
+    """`1.8 ms`, `7.1 s`."""
+    if nanoseconds < 1_000_000:
+        return f"{nanoseconds / 1e3:.0f} µs"
+    if nanoseconds < 1_000_000_000:
+        return f"{nanoseconds / 1e6:.1f} ms"
+    return f"{nanoseconds / 1e9:.1f} s"
+
+
+def percent(share: float | None) -> str:
+    """`12 %`."""
+    return UNKNOWN if share is None else f"{share * 100:.0f} %"
+
+
+def printable(name: str) -> str:
+    """A name from outside, harmless in a terminal: control, direction and undecodable characters as escapes."""
+
+    def escape(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
+            return f"\\x{code - 0xDC00:02x}"
+        return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+    return _CONTROL.sub(escape, name)
+
+
+def width(text: str) -> int:
+    """Columns that a text takes in a terminal."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def place(location: SourceLocation) -> str:
+    """`leak-example.c:6`; the function where the line is unknown."""
+    if location.file is not None and location.line is not None:
+        return printable(f"{os.path.basename(location.file)}:{location.line}")
+    return printable(location.function or "an unknown function")
+
+
+def frame_place(frame: Frame) -> str:
+    """Where a frame is: `file:line`, or module and offset."""
+    if frame.file is not None and frame.line is not None:
+        return printable(f"{os.path.basename(frame.file)}:{frame.line}")
+    module = frame.module or "no file"
+    return printable(f"{module}+{frame.address:#x}")
+
+
+def frame_function(frame: Frame) -> str:
+    """The function of a frame, with the offset where the line is unknown."""
+    if frame.function is None:
+        return "?"
+    offset = f"+{frame.offset:#x}" if frame.offset is not None and frame.line is None else ""
+    return printable(frame.function) + offset + (" (inlined)" if frame.inlined else "")

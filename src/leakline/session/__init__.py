@@ -1,0 +1,1 @@
+"""Everything that takes time: choosing targets, sampling, scanning, tracing, and the ladder that joins them."""

@@ -1,0 +1,228 @@
+"""The ladder: from the symptom to the line, cheapest rung first, each climbed only if the one before calls for it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from leakline.analysis.diagnosis import agreed, find_lost
+from leakline.analysis.growth import describe_growth, growing_mappings
+from leakline.errors import LeaklineError, NotPossible, PermissionNeeded
+from leakline.model.finding import NotJudged, Report, Target
+from leakline.model.heap import HeapScan
+from leakline.model.series import Growth, UsageSample
+from leakline.model.trace import AllocationTrace
+from leakline.model.vma import VmaUsage
+from leakline.session.reporting import build_report
+from leakline.session.sampling import sample_usage
+from leakline.session.scanning import Scanner
+from leakline.session.symbolising import frames_of
+from leakline.session.targets import describe, require_readable
+from leakline.session.tracing import Recorder, open_recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from leakline.session.interruption import Interruption
+    from leakline.sources.procfs import ProcFs
+
+    Say = Callable[[str], None]
+
+_SAMPLE_SECONDS = 0.25
+_WINDOW_SECONDS = 2.5
+_CLEAN_AFTER_SECONDS = 8.0
+_FIRST_TRACE_SECONDS = 4.0
+_BETWEEN_SCANS_SECONDS = 0.3
+
+
+class _Case(msgspec.Struct):
+    """What is known about one target so far."""
+
+    target: Target
+    samples: list[UsageSample] = msgspec.field(default_factory=list)
+    before: list[VmaUsage] = msgspec.field(default_factory=list)
+    after: list[VmaUsage] = msgspec.field(default_factory=list)
+    scans: list[HeapScan] = msgspec.field(default_factory=list)
+    trace: AllocationTrace | None = None
+    gaps: list[NotJudged] = msgspec.field(default_factory=list)
+    started_ns: int = 0
+
+    @property
+    def growth(self) -> Growth | None:
+        return describe_growth(self.samples)
+
+
+class Diagnosis:
+    """One climb. `say` hears what is being done, and why it goes on."""
+
+    def __init__(self, procfs: ProcFs, interruption: Interruption, say: Say, budget_seconds: float) -> None:
+        self._procfs = procfs
+        self._interruption = interruption
+        self._say = say
+        self._budget = budget_seconds
+        self._began = time.monotonic()
+
+    def _left(self) -> float:
+        return self._budget - (time.monotonic() - self._began)
+
+    def run(self, pids: Sequence[int]) -> list[Report]:
+        """Diagnose the targets; one report for each that could be looked at.
+
+        Raises:
+            LeaklineError: none of them could; the first one's reason.
+        """
+        cases, errors = [], []
+        for pid in pids:
+            try:
+                require_readable(self._procfs, pid)
+                cases.append(_Case(target=describe(self._procfs, pid), started_ns=time.monotonic_ns()))
+            except LeaklineError as error:
+                errors.append(error)
+        self._measure(cases)
+        reports = []
+        # The one that grows most first: the budget may not do for all.
+        cases.sort(key=lambda c: -(c.growth.rate if c.growth else 0.0))
+        for case in cases:
+            try:
+                self._look_into(case)
+            except LeaklineError as error:
+                if not case.scans:
+                    errors.append(error)
+                    continue
+                self._say(f"{error.message}: judging by what was seen until then")
+            reports.append(self._report(case))
+        if not reports:
+            raise errors[0]
+        for error in errors:
+            self._say(f"skipped: {error.message}")
+        return reports
+
+    # Rungs 1 to 4: the system, the processes, their mappings.
+
+    def _measure(self, cases: Sequence[_Case]) -> None:
+        memory = self._procfs.memory()
+        names = ", ".join(f"{c.target.command} ({c.target.pid})" for c in cases)
+        window = min(_WINDOW_SECONDS, self._budget / 4)
+        if cases:
+            self._say(f"measuring {names} for {window:g} s, every {_SAMPLE_SECONDS:g} s")
+        for case in cases:
+            case.before = self._mappings(case)
+        for _ in self._interruption.ticks(_SAMPLE_SECONDS, window) if cases else ():
+            for case in cases:
+                try:
+                    case.samples.append(sample_usage(self._procfs, case.target.pid))
+                except LeaklineError:
+                    continue  # it ended: the next rung says so
+        now = self._procfs.memory().available
+        if memory.available is not None and now is not None:
+            self._say(
+                f"system: {now >> 20:,} of {memory.total >> 20:,} MiB available, {(now - memory.available) >> 10:+,} KiB meanwhile"
+            )
+        for case in cases:
+            case.after = self._mappings(case)
+            self._describe(case)
+
+    def _mappings(self, case: _Case) -> list[VmaUsage]:
+        try:
+            return self._procfs.smaps(case.target.pid)
+        except LeaklineError:
+            return []
+
+    def _describe(self, case: _Case) -> None:
+        growth = case.growth
+        held = f"{case.samples[-1].held >> 10:,} KiB (USS + swap)" if case.samples else "unknown"
+        if growth is None:
+            self._say(f"process {case.target.pid}: {held}; too few samples to describe a trend")
+            return
+        low, high = growth.rate_interval
+        verdict = "grows so far" if growth.is_visible else "no growth so far"
+        self._say(
+            f"process {case.target.pid}: {held}, {growth.increase >> 10:+,} KiB in {growth.duration_ns / 1e9:.1f} s, "
+            f"{growth.rate / 1024:,.1f} KiB/s (90 %: {low / 1024:,.1f} to {high / 1024:,.1f}); {verdict}, "
+            f"but {growth.samples} samples are too few for a verdict"
+        )
+        for mapping in growing_mappings(case.before, case.after)[:3]:
+            self._say(f"mapping {mapping.name} at {mapping.start:#x}: {mapping.increase >> 10:+,} KiB")
+
+    # Rungs 6 and 7: which blocks are lost, and who allocates them.
+
+    def _look_into(self, case: _Case) -> None:
+        scanner = Scanner(self._procfs, case.target.pid)
+        self._scan(scanner, case)
+        lost = case.scans[-1].total("definite")
+        growing = case.growth is not None and case.growth.is_visible
+        if not lost.blocks:
+            self._say("nothing is lost yet; a second look shows whether that stays so")
+            self._interruption.wait(min(_CLEAN_AFTER_SECONDS - (time.monotonic() - self._began), self._left()))
+            self._scan(scanner, case)
+            lost = case.scans[-1].total("definite")
+            if not lost.blocks:
+                if growing:
+                    self._say("it grows, but every block can still be reached: no proof of loss")
+                return
+        self._say("blocks are lost; recording allocations to see who makes them")
+        recorder = self._recorder(case)
+        if recorder is None:
+            self._confirm(scanner, case)
+            return
+        with recorder:
+            seconds = _FIRST_TRACE_SECONDS
+            while True:
+                recorder.wait(min(seconds, max(self._left() - 1, 0.5)))
+                self._confirm(scanner, case)
+                case.trace = recorder.trace()
+                if self._certain(case) or self._left() < 2 or self._interruption.asked:
+                    return
+                seconds *= 1.5
+                self._say(f"no lost block was seen being allocated yet; watching on, for {self._left():.0f} s at most")
+
+    def _scan(self, scanner: Scanner, case: _Case) -> None:
+        scan = scanner.scan()
+        case.scans.append(scan)
+        lost, indirect = scan.total("definite"), scan.total("indirect")
+        self._say(
+            f"scan ({scan.allocator}): {lost.blocks:,} blocks of {lost.bytes:,} bytes lost, {indirect.blocks:,} hang on them, "
+            f"{scan.reachable.blocks:,} reachable; the target stood still for {scan.stopped_ns / 1e6:.1f} ms"
+        )
+
+    def _confirm(self, scanner: Scanner, case: _Case) -> None:
+        """Two looks: what both call lost is no accident of the moment."""
+        self._scan(scanner, case)
+        self._interruption.wait(_BETWEEN_SCANS_SECONDS)
+        self._scan(scanner, case)
+
+    @staticmethod
+    def _certain(case: _Case) -> bool:
+        """Whether definite blocks that were seen being allocated account for the loss of this while."""
+        seen = {a.address for a in case.trace.allocations} if case.trace else set()
+        return any(block.kind == "definite" and block.address in seen for block in agreed(case.scans))
+
+    def _recorder(self, case: _Case) -> Recorder | None:
+        sizes = {block.size for block in case.scans[-1].lost if block.kind == "definite"}
+        try:
+            return open_recorder(self._procfs, case.target.pid, self._interruption, self._say, lost_sizes=lambda: sizes)
+        except (PermissionNeeded, NotPossible) as error:
+            why = f"{error.message}. {error.hint}"
+            self._say(f"no way to record allocations: {why}")
+            case.gaps.append(NotJudged(name="the allocating line", bytes=None, share=None, why=why))
+            return None
+
+    # The answer.
+
+    def _report(self, case: _Case) -> Report:
+        lost = {block.address for block in agreed(case.scans)}
+        recorded = [a for a in case.trace.allocations if a.address in lost] if case.trace else []
+        frames = frames_of(self._procfs, case.target.pid, recorded, self._say)
+        findings = find_lost(case.scans, case.trace, frames)
+        return build_report(
+            self._procfs,
+            case.target,
+            case.scans,
+            findings,
+            before=case.before,
+            after=case.after,
+            gaps=case.gaps,
+            began_ns=case.started_ns,
+        )

@@ -1,0 +1,88 @@
+"""`scan` and `trace` by themselves: the upper rungs, without the ladder."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from leakline.analysis.diagnosis import find_lost, find_outstanding
+from leakline.session.reporting import build_report
+from leakline.session.scanning import STOP_DEADLINE_SECONDS, Scanner
+from leakline.session.symbolising import frames_of
+from leakline.session.targets import describe, require_readable
+from leakline.session.tracing import Via, open_recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from leakline.model.finding import Report
+    from leakline.model.heap import HeapScan
+    from leakline.session.interruption import Interruption
+    from leakline.sources.procfs import ProcFs
+
+    Say = Callable[[str], None]
+
+_BETWEEN_SCANS_SECONDS = 0.3
+
+
+def look(
+    procfs: ProcFs,
+    pid: int,
+    *,
+    looks: int,
+    interruption: Interruption,
+    say: Say,
+    stop_deadline: float = STOP_DEADLINE_SECONDS,
+) -> Report:
+    """Scan a process `looks` times.
+
+    Raises:
+        NotSupported: its allocator is none that leakline can read.
+        TargetGone: it ended.
+        PermissionNeeded: it belongs to somebody else.
+    """
+    began = time.monotonic_ns()
+    require_readable(procfs, pid)
+    target = describe(procfs, pid)
+    scanner = Scanner(procfs, pid)
+    scans: list[HeapScan] = []
+    for number in range(looks):
+        if number:
+            interruption.wait(_BETWEEN_SCANS_SECONDS)
+        scans.append(scanner.scan(stop_deadline))
+        say(f"look {number + 1}: the target stood still for {scans[-1].stopped_ns / 1e6:.1f} ms")
+    findings = find_lost(scans, None, {})
+    return build_report(procfs, target, scans, findings, began_ns=began)
+
+
+def watch_allocations(
+    procfs: ProcFs, pid: int, seconds: float, *, via: Via, min_size: int, interruption: Interruption, say: Say
+) -> Report:
+    """Record allocations for a while, then scan twice to tell which of them are lost.
+
+    Raises:
+        NotSupported: its allocator is none that leakline can read.
+        PermissionNeeded: recording is not allowed.
+    """
+    began = time.monotonic_ns()
+    require_readable(procfs, pid)
+    target = describe(procfs, pid)
+    scanner = Scanner(procfs, pid)
+    scans: list[HeapScan] = []
+
+    def lost_sizes() -> set[int]:
+        scans.append(scanner.scan())
+        return {block.size for block in scans[-1].lost if block.kind == "definite"}
+
+    with open_recorder(procfs, pid, interruption, say, via=via, min_size=min_size, lost_sizes=lost_sizes) as recorder:
+        recorder.wait(seconds)
+        trace = recorder.trace()
+    say(f"{trace.engine}: {trace.seen:,} allocations seen, {len(trace.allocations):,} not freed, {trace.lost:,} events lost")
+    for _ in range(2):
+        interruption.wait(_BETWEEN_SCANS_SECONDS)
+        scans.append(scanner.scan())
+    frames = frames_of(procfs, pid, trace.allocations, say)
+    findings = find_lost(scans[-2:], trace, frames)
+    if trace.sees_frees:
+        findings += find_outstanding(trace, scans[-2:], frames)
+    return build_report(procfs, target, scans, findings, began_ns=began)

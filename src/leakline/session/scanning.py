@@ -1,0 +1,141 @@
+"""One look into a live heap: stop, copy, let go, and only then think."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from leakline.analysis.roots import Range, ThreadStack, dead_stack, stack_bounds, subtract
+from leakline.errors import NotPossible
+from leakline.model.heap import BlockTotal, HeapScan, LeakKind, LostBlock
+from leakline.native.heap import INDIRECT, POSSIBLE, REACHABLE, UNREACHED, Heap, MemoryCopy
+from leakline.session.process_libc import find_libc
+from leakline.sources.allocators.glibc import Arena, add_blocks, find_arenas, find_main_arena, parse_version
+from leakline.sources.ptrace import ThreadState, stopped
+from leakline.sources.remote_memory import PAGE, PageMap, RemoteMemory, buffer_for, holds_pointers
+from leakline.symbols.resolver import Resolver
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from leakline.model.vma import Vma
+    from leakline.sources.procfs import ProcFs
+
+_KINDS: dict[int, LeakKind] = {UNREACHED: "definite", INDIRECT: "indirect", POSSIBLE: "possible"}
+# More of the target's memory than before is expected by the time that it stands still.
+_HEADROOM = 1.05, 64 * PAGE
+STOP_DEADLINE_SECONDS = 1.0
+
+
+class Scanner:
+    """Looks into the heap of one process, as often as wanted.
+
+    Raises:
+        NotSupported: it is no 64-bit, dynamically linked program on a glibc that leakline knows.
+    """
+
+    def __init__(self, procfs: ProcFs, pid: int) -> None:
+        self._procfs = procfs
+        self.pid = pid
+        libc = find_libc(procfs, pid)
+        self._libc = (libc.vma.device, libc.vma.inode)
+        with open(libc.path, "rb") as file:
+            self.version = parse_version(file.read())
+
+    @property
+    def allocator(self) -> str:
+        """As recognised, such as `glibc 2.36`."""
+        return f"glibc {self.version}"
+
+    def scan(self, stop_deadline: float = STOP_DEADLINE_SECONDS) -> HeapScan:
+        """Look once.
+
+        Raises:
+            TargetGone: it ended meanwhile.
+            NotPossible: it did not stop in time.
+        """
+        began = time.monotonic_ns()
+        with PageMap(self._procfs.root, self.pid) as pages:
+            expected = sum(end - start for start, end in pages.own_runs(self._procfs.maps(self.pid)))
+            buffer = buffer_for(int(expected * _HEADROOM[0]) + _HEADROOM[1])
+            memory = RemoteMemory(self._procfs.root, self.pid)
+            with stopped(self._procfs, self.pid, stop_deadline) as process:
+                vmas = self._procfs.maps(self.pid)
+                runs = pages.own_runs(vmas)
+                needed = sum(end - start for start, end in runs)
+                if needed > len(buffer):
+                    buffer = buffer_for(needed)
+                copied = memory.copy(runs, buffer)
+                memory.close()
+        copy = MemoryCopy(buffer, copied)
+        return self._judge(copy, vmas, process.threads, began, process.stopped_ns)
+
+    def _judge(
+        self, copy: MemoryCopy, vmas: list[Vma], threads: Sequence[ThreadState], began: int, stopped_ns: int
+    ) -> HeapScan:
+        arenas, problems = self._arenas(copy, vmas)
+        seen = time.monotonic_ns()
+        with Heap(copy) as heap:
+            layout = add_blocks(heap, copy, self.version, arenas, vmas)
+            heap.mark(*self._roots(copy, vmas, threads, layout.bookkeeping))
+            blocks, sizes = heap.totals()
+            resolver = Resolver(
+                vmas, lambda vma: self._procfs.mapped_file(self.pid, vma), bytes(self._procfs.root / str(self.pid) / "root")
+            )
+            contents: dict[int, str | None] = {}
+            lost = []
+            for block in heap.lost():
+                if block.first_word not in contents:
+                    contents[block.first_word] = resolver.data_symbol(block.first_word)
+                lost.append(
+                    LostBlock(
+                        address=block.address,
+                        size=block.size,
+                        kind=_KINDS[block.state],
+                        leader=block.leader,
+                        content=contents[block.first_word],
+                    )
+                )
+        return HeapScan(
+            time_ns=seen,
+            allocator=self.allocator,
+            lost=tuple(lost),
+            reachable=BlockTotal(blocks=blocks[REACHABLE], bytes=sizes[REACHABLE]),
+            retained_free=layout.free_bytes,
+            heap_ranges=layout.bookkeeping,
+            stopped_ns=stopped_ns,
+            duration_ns=time.monotonic_ns() - began,
+            copied=copy.size,
+            threads=len(threads),
+            problems=(*problems, *layout.problems),
+        )
+
+    def _arenas(self, copy: MemoryCopy, vmas: list[Vma]) -> tuple[list[Arena], list[str]]:
+        # libc's .bss is anonymous memory right behind its .data, where main_arena lies.
+        libc = [vma for vma in vmas if (vma.device, vma.inode) == self._libc]
+        main = find_main_arena(copy, libc)
+        if main is None:
+            if any(vma.path == "[heap]" for vma in vmas):
+                raise NotPossible(
+                    f"the heap of process {self.pid} was not found in its {self.allocator}",
+                    hint="Either it has not called malloc yet, or its allocator is one that leakline does not know.",
+                )
+            return [], []
+        return find_arenas(copy, main, vmas)
+
+    @staticmethod
+    def _roots(
+        copy: MemoryCopy, vmas: Sequence[Vma], threads: Sequence[ThreadState], bookkeeping: Sequence[Range]
+    ) -> tuple[list[Range], list[int]]:
+        stack_of_first = next((vma for vma in vmas if vma.path == "[stack]"), None)
+        bounds: list[tuple[ThreadStack, Range | None]] = []
+        for state in threads:
+            thread = ThreadStack(stack_pointer=state.stack_pointer, thread_pointer=state.thread_pointer)
+            if stack_of_first is not None and state.stack_pointer in stack_of_first:
+                bounds.append((thread, (stack_of_first.start, stack_of_first.end)))
+            else:
+                bounds.append((thread, stack_bounds(thread, copy.words)))
+        writable = [piece for vma in vmas if holds_pointers(vma) for piece in copy.pieces(vma.start, vma.end)]
+        roots = subtract(writable, [*bookkeeping, *dead_stack(bounds)])
+        registers = [word for state in threads for word in (*state.registers, *state.extended)]
+        return roots, registers

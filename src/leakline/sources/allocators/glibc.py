@@ -1,0 +1,267 @@
+"""glibc's malloc, 2.28 to 2.42 on x86-64: where its arenas are, found by their shape and so without debug symbols.
+
+Sources: malloc/malloc.c and malloc/arena.c of glibc 2.28, 2.30, 2.32, 2.35 and 2.42.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from leakline.errors import NotSupported
+from leakline.native.heap import TcacheLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from leakline.model.vma import Vma
+    from leakline.native.heap import Heap, MemoryCopy
+
+_VERSION = re.compile(rb"GNU C Library [^\n\0]*version (\d+)\.(\d+)")
+OLDEST, NEWEST = (2, 28), (2, 42)
+
+# struct malloc_state, the same from 2.27 to 2.42 (offsets in bytes).
+_FASTBINS, _TOP, _BINS, _NEXT, _SYSTEM_MEM, _STATE_SIZE = 0x10, 0x60, 0x70, 0x870, 0x888, 0x898
+_FASTBIN_COUNT, _BIN_COUNT = 10, 127
+_HEAP_MAX = 64 << 20
+_MOST_ARENAS = 65536
+
+
+class GlibcVersion(msgspec.Struct, frozen=True, order=True):
+    """A release, such as 2.36."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        """As glibc writes it."""
+        return f"{self.major}.{self.minor}"
+
+    @property
+    def mangles_links(self) -> bool:
+        """Safe-linking, since 2.32."""
+        return (self.major, self.minor) >= (2, 32)
+
+    @property
+    def tcache(self) -> TcacheLayout:
+        """struct tcache_perthread_struct: one-byte counts up to 2.29; 12 more bins, and counts of free places, since 2.42."""
+        version = (self.major, self.minor)
+        bins, count_bytes = (76 if version >= (2, 42) else 64), (1 if version < (2, 30) else 2)
+        entries = bins * count_bytes
+        chunk = (entries + 8 * bins + 8 + 15) & ~15
+        return TcacheLayout(
+            chunk_size=chunk,
+            bins=bins,
+            small_bins=64,
+            count_bytes=count_bytes,
+            counts_entries=int(version < (2, 42)),
+            entries_offset=entries,
+            mangled=int(self.mangles_links),
+        )
+
+
+def parse_version(libc: bytes) -> GlibcVersion:
+    """The release that a libc.so.6 names itself.
+
+    Raises:
+        NotSupported: it names none, or one that leakline does not know.
+    """
+    match = _VERSION.search(libc)
+    if match is None:
+        raise NotSupported("not supported: a libc that does not say which glibc it is")
+    version = GlibcVersion(int(match[1]), int(match[2]))
+    if not OLDEST <= (version.major, version.minor) <= NEWEST:
+        raise NotSupported(
+            f"not supported: glibc {version}",
+            hint=f"leakline reads the heaps of glibc {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}; a newer leakline may know this one.",
+        )
+    return version
+
+
+class Arena(msgspec.Struct, frozen=True, kw_only=True):
+    """One malloc_state and the memory that it serves."""
+
+    address: int
+    top: int
+    top_size: int
+    fastbins: tuple[int, ...]
+    heaps: tuple[tuple[int, int], ...]
+    """(first chunk, end) of each run of chunks; the newest ends at the top chunk."""
+    memory: tuple[tuple[int, int], ...]
+    """All address ranges that belong to the arena, its bookkeeping included."""
+
+
+class HeapLayout(msgspec.Struct, frozen=True, kw_only=True):
+    """What the walk found, and which memory is the allocator's."""
+
+    bookkeeping: tuple[tuple[int, int], ...]
+    """Ranges that belong to malloc: they are no roots."""
+    free_bytes: int
+    problems: tuple[str, ...]
+
+
+def _is_arena(copy: MemoryCopy, address: int) -> bool:
+    """Bins are circular lists that begin in the arena itself: an empty one points twice to its own place."""
+    bins = copy.words(address + _BINS, 2 * (_BIN_COUNT - 1))
+    if len(bins) < 2 * (_BIN_COUNT - 1):
+        return False
+    empty = 0
+    for index in range(_BIN_COUNT - 1):
+        here, forward, backward = address + _BINS + 16 * index - 16, bins[2 * index], bins[2 * index + 1]
+        if forward == backward == here:
+            empty += 1
+        elif forward == here or backward == here or forward % 16 or backward % 16 or not forward or not backward:
+            return False
+    return empty >= 1
+
+
+def find_main_arena(copy: MemoryCopy, libc: Iterable[Vma]) -> int | None:
+    """The address of main_arena in libc's data; None if malloc was never called (its bins are zero until then)."""
+    for vma in libc:
+        for start, end in copy.pieces(vma.start, vma.end):
+            words = copy.words(start, (end - start) // 8)
+            for index in range(len(words) - _STATE_SIZE // 8 + 1):
+                address, bins = start + 8 * index, index + _BINS // 8
+                # Bins that are rarely all in use at once: a quick look before the whole check.
+                if any(words[bins + 2 * b] == address + _BINS + 16 * b - 16 for b in range(0, _BIN_COUNT - 1, 7)) and _is_arena(
+                    copy, address
+                ):
+                    return address
+    return None
+
+
+def _main_heap(copy: MemoryCopy, address: int, vmas: list[Vma]) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    top = copy.word(address + _TOP) or 0
+    brk = [vma for vma in vmas if vma.path == "[heap]"]
+    if not brk or not brk[0].start <= top < brk[-1].end:
+        return (), ()
+    return ((brk[0].start, top),), ((brk[0].start, brk[-1].end),)
+
+
+def _thread_heaps(copy: MemoryCopy, arena: int, vmas: list[Vma]) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    """The 64 MiB-aligned heap_infos of a thread's arena, newest first: {arena, previous heap, size, ...}."""
+    first = arena & ~(_HEAP_MAX - 1)
+    info = arena - first
+    top = copy.word(arena + _TOP) or 0
+    heap = top & ~(_HEAP_MAX - 1)
+    runs, memory = [], []
+    end = top
+    while heap:
+        words = copy.words(heap, 3)
+        if len(words) < 3 or words[0] != arena or words[2] > _HEAP_MAX:
+            raise ValueError
+        start = arena + _STATE_SIZE if heap == first else heap + info
+        runs.append(((start + 15) & ~15, end if heap == top & ~(_HEAP_MAX - 1) else heap + words[2]))
+        mapped = next((vma.end for vma in vmas if heap in vma), heap + words[2])
+        memory.append((heap, min(mapped, heap + _HEAP_MAX)))
+        heap, end = words[1], 0
+        if len(runs) > _MOST_ARENAS:
+            raise ValueError
+    return tuple(runs), tuple(memory)
+
+
+def find_arenas(copy: MemoryCopy, main_arena: int, vmas: list[Vma]) -> tuple[list[Arena], list[str]]:
+    """The main arena and those of threads, which form a circle; and what was broken."""
+    arenas: list[Arena] = []
+    problems: list[str] = []
+    address = main_arena
+    while address and len(arenas) < _MOST_ARENAS:
+        try:
+            heaps, memory = (_main_heap if address == main_arena else _thread_heaps)(copy, address, vmas)
+        except ValueError:
+            problems.append(f"the arena at {address:#x} is corrupt: its heaps do not belong together")
+            break
+        top = copy.word(address + _TOP) or 0
+        header = copy.word(top + 8) if heaps else None
+        if address == main_arena and not heaps and copy.word(address + _SYSTEM_MEM):
+            problems.append("the main arena lies outside [heap] (sbrk failed once): its blocks were not read")
+        arenas.append(
+            Arena(
+                address=address,
+                top=top,
+                top_size=(header or 0) & ~7,
+                fastbins=copy.words(address + _FASTBINS, _FASTBIN_COUNT),
+                heaps=heaps,
+                memory=(*memory, (address, address + _STATE_SIZE)),
+            )
+        )
+        following = copy.word(address + _NEXT)
+        if following is None or following % 8:
+            problems.append(f"the arena at {address:#x} is corrupt: it has no successor")
+            break
+        address = 0 if following == main_arena else following
+    return arenas, problems
+
+
+def _walk(heap: Heap, first: int, end: int, problems: list[str], *, main: bool) -> tuple[int, list[tuple[int, int]]]:
+    """Walk a run of chunks, over gaps that others made by sbrk in the main arena; returns free bytes and the gaps."""
+    free, gaps = 0, []
+    while first < end:
+        walk = heap.walk(first, end)
+        free += walk.free_bytes
+        if walk.end == "end" or (walk.end == "fencepost" and not main):
+            break
+        if walk.end == "fencepost" and main:
+            behind = walk.stopped_at + 32
+            following = heap.resume(behind, end)
+            if following is not None:
+                gaps.append((behind, following))
+                first = following
+                continue
+        if walk.end == "out of memory":
+            raise MemoryError
+        where = "is corrupt" if walk.end in ("corrupt", "fencepost") else "could not be read"
+        problems.append(f"the heap {where} at {walk.stopped_at:#x}: the {end - walk.stopped_at} bytes behind were not judged")
+        break
+    return free, gaps
+
+
+def _outside(ranges: list[tuple[int, int]], gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    for gap_start, gap_end in gaps:
+        ranges = [
+            piece
+            for start, end in ranges
+            for piece in ((start, min(end, gap_start)), (max(start, gap_end), end))
+            if piece[0] < piece[1]
+        ]
+    return ranges
+
+
+def add_blocks(heap: Heap, copy: MemoryCopy, version: GlibcVersion, arenas: list[Arena], vmas: list[Vma]) -> HeapLayout:
+    """Add all blocks of the process to `heap`, indexed, with the allocator's free lists taken out."""
+    bookkeeping: list[tuple[int, int]] = []
+    problems: list[str] = []
+    free = 0
+    for number, arena in enumerate(arenas):
+        gaps: list[tuple[int, int]] = []
+        for first, end in arena.heaps:
+            more, found = _walk(heap, _aligned(copy, first), end, problems, main=number == 0)
+            free += more
+            gaps += found
+        if number == 0 and arena.heaps:
+            # Behind the top chunk [heap] belongs to whoever called sbrk last.
+            gaps.append((arena.top + max(arena.top_size, 16), arena.memory[0][1]))
+        bookkeeping += _outside(list(arena.memory), gaps)
+        free += arena.top_size
+    taken = sorted(bookkeeping)
+    for vma in vmas:
+        if vma.is_file or vma.is_shared or vma.path is not None:
+            continue
+        # The kernel joins neighbours: one mapping may hold an arena's heap and mmapped chunks.
+        for start, end in _outside([(vma.start, vma.end)], taken):
+            bookkeeping += heap.mmapped(start, end)
+    heap.index()
+    heap.tcaches(version.tcache)
+    for arena in arenas:
+        for head in arena.fastbins:
+            if heap.fastbin(head, mangled=version.mangles_links) is None:
+                problems.append(f"a fastbin of the arena at {arena.address:#x} is corrupt")
+    _, sizes = heap.totals()
+    return HeapLayout(bookkeeping=tuple(bookkeeping), free_bytes=free + sizes[4], problems=tuple(problems))
+
+
+def _aligned(copy: MemoryCopy, first: int) -> int:
+    """The first chunk: somebody may have called sbrk before malloc did, by an amount that is no multiple of 16."""
+    return (first + 15) & ~15 if copy.word(first + 8) is not None else first

@@ -1,0 +1,186 @@
+"""What works here: each mechanism is tried, not guessed from versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leakline.errors import LeaklineError
+from leakline.formats.elf import Elf
+from leakline.model.capability import Capability
+from leakline.native.parts import BPF, HEAP, part_path
+from leakline.sources.bpf import HeapRecorder
+from leakline.sources.perf_events import Breakpoints
+from leakline.sources.ptrace import stopped
+from leakline.sources.remote_memory import PageMap, RemoteMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from leakline.sources.procfs import ProcFs
+
+_SCAN = ("scan", "diagnose")
+_TRACE = ("trace", "diagnose")
+
+
+def _capability(
+    name: str, used_by: tuple[str, ...], attempt: Callable[[], str], remedy: str | None = None
+) -> Capability:
+    """Try something that raises when it does not work and returns what was found when it does."""
+    try:
+        return Capability(name=name, works=True, detail=attempt(), remedy=None, used_by=used_by)
+    except LeaklineError as error:
+        return Capability(name=name, works=False, detail=error.message, remedy=remedy or error.hint, used_by=used_by)
+    except OSError as error:
+        return Capability(name=name, works=False, detail=error.strerror or str(error), remedy=remedy, used_by=used_by)
+
+
+class _Subject:
+    """The process to try things on: the user's target, or a child of our own that waits."""
+
+    def __init__(self, target: int | None) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        if target is None:
+            self._child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self.pid = target if target is not None else self._child.pid if self._child else 0
+
+    def __enter__(self) -> _Subject:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+
+
+def examine(procfs: ProcFs, target: int | None = None) -> tuple[Capability, ...]:
+    """Try everything, on the target if there is one.
+
+    Raises:
+        TargetGone: there is no such target.
+    """
+    if target is not None:
+        procfs.stat(target)
+    with _Subject(target) as subject:
+        return tuple(_all(procfs, subject.pid, own=target is None))
+
+
+def _all(procfs: ProcFs, pid: int, *, own: bool) -> Iterator[Capability]:
+    def native(name: str) -> Callable[[], str]:
+        return lambda: str(part_path(name).name)
+
+    yield _capability("heap walker", _SCAN, native(HEAP))
+    yield _capability("BPF programs", ("trace",), native(BPF))
+
+    def read_smaps() -> str:
+        return f"{procfs.usage(pid).rss >> 10:,} KiB resident"
+
+    def stop() -> str:
+        if not own:
+            # To try it on somebody's program would stop it; the same right opens its memory.
+            os.close(os.open(procfs.root / str(pid) / "mem", os.O_RDONLY))
+            return "allowed (not tried: it would stop the target)"
+        with stopped(procfs, pid, 1.0) as process:
+            count = len(process.threads)
+        return f"stopped and released {count} thread"
+
+    def copy() -> str:
+        vma = next(v for v in procfs.maps(pid) if "r" in v.perms and v.is_file)
+        size = len(RemoteMemory(procfs.root, pid).read(vma.start, 64))
+        if not size:
+            raise OSError(1, "Operation not permitted")
+        return "read from the process"
+
+    def pagemap() -> str:
+        with PageMap(procfs.root, pid) as pages:
+            runs = pages.own_runs(procfs.maps(pid))
+        return f"{sum(end - start for start, end in runs) >> 10:,} KiB of its own"
+
+    as_root = "Run as root or as the owner of the process; or grant CAP_SYS_PTRACE."
+    yield _capability("smaps", _SCAN, read_smaps, as_root)
+    yield _capability("ptrace", _SCAN, stop, f"{as_root} kernel.yama.ptrace_scope=1 allows it on children only.")
+    yield _capability("process_vm_readv", _SCAN, copy, as_root)
+    yield _capability("pagemap", _SCAN, pagemap, as_root)
+
+    def breakpoints() -> str:
+        address = next(v.start for v in procfs.maps(pid) if "x" in v.perms)
+        with Breakpoints(pid, procfs.threads(pid)[:1], [address]):
+            return "allowed, by perf_event_open"
+
+    yield _capability("hardware breakpoints", _TRACE, breakpoints)
+
+    def bpf() -> str:
+        HeapRecorder().close()
+        return "loaded the programs"
+
+    yield _capability("BPF", _TRACE, bpf)
+
+    yield from _kernel_files()
+    yield from _tools()
+    if not own:
+        yield _capability("debug symbols", ("trace", "diagnose"), lambda: _lines_of(procfs, pid))
+
+
+def _kernel_files() -> Iterator[Capability]:
+    def first_line(path: str) -> Callable[[], str]:
+        def attempt() -> str:
+            with open(path, "rb") as file:
+                file.readline()
+            return path
+
+        return attempt
+
+    def tracefs() -> str:
+        if not Path("/sys/kernel/tracing/events").is_dir():
+            raise OSError(2, "not mounted, or not readable")
+        return "/sys/kernel/tracing"
+
+    yield _capability("tracefs", (), tracefs, "As root: mount -t tracefs tracefs /sys/kernel/tracing")
+    kmemleak = "As root: mount -t debugfs debugfs /sys/kernel/debug; the kernel needs CONFIG_DEBUG_KMEMLEAK and kmemleak=on"
+    yield _capability("kmemleak", (), first_line("/sys/kernel/debug/kmemleak"), kmemleak)
+    allocinfo = "Linux 6.10 with CONFIG_MEM_ALLOC_PROFILING, and sysctl vm.mem_profiling=1; root reads it"
+    yield _capability("allocinfo", (), first_line("/proc/allocinfo"), allocinfo)
+
+
+def _tools() -> Iterator[Capability]:
+    def version_of(command: str) -> Callable[[], str]:
+        def attempt() -> str:
+            if shutil.which(command) is None:
+                raise OSError(2, "not installed")
+            done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=10, check=False)
+            return done.stdout.partition("\n")[0]
+
+        return attempt
+
+    def asan() -> str:
+        if shutil.which("gcc") is None:
+            raise OSError(2, "gcc is not installed")
+        done = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, timeout=10, check=False)
+        path = Path(done.stdout.strip())
+        if not path.is_absolute():
+            raise OSError(2, "gcc has no libasan.so")
+        return str(path.resolve())
+
+    yield _capability("addr2line", ("trace", "diagnose"), version_of("addr2line"), "sudo apt-get install binutils")
+    yield _capability("valgrind", (), version_of("valgrind"), "sudo apt-get install valgrind")
+    yield _capability("AddressSanitizer", (), asan, "sudo apt-get install gcc libgcc-12-dev")
+
+
+def _lines_of(procfs: ProcFs, pid: int) -> str:
+    with Elf.open(bytes(procfs.root / str(pid) / "exe"), f"the program of process {pid}") as elf:
+        if elf.has_lines():
+            return "the program carries its own"
+        found = elf.build_id or "none"
+    raise LeaklineError(
+        f"the program has no line table; its build-id is {found}",
+        hint="Install its debug package (Debian: NAME-dbgsym), or build it with -g. Until then: function and offset.",
+    )
+
+
+def host() -> tuple[str, str]:
+    """Kernel release and machine."""
+    return platform.release(), platform.machine()

@@ -1,0 +1,49 @@
+"""What the parsers of /proc share: names and amounts."""
+
+from __future__ import annotations
+
+from leakline.errors import ParseError
+
+
+def text(data: bytes) -> str:
+    """Decode a name; undecodable bytes become surrogates, so that os.fsencode gives the same bytes back."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def key_values(data: bytes, what: str) -> dict[bytes, bytes]:
+    """`Key: value` lines.
+
+    Raises:
+        ParseError: a line has no colon.
+    """
+    pairs = {}
+    for line in data.splitlines():
+        key, colon, value = line.partition(b":")
+        if not colon:
+            raise ParseError(f"{what}: a line without a colon: {line[:80]!r}")
+        pairs[key] = value.strip()
+    return pairs
+
+
+def kilobytes(value: bytes, what: str) -> int:
+    """`123 kB` in bytes (the kernel's kB are KiB).
+
+    Raises:
+        ParseError: it is something else.
+    """
+    number, _, unit = value.partition(b" ")
+    if not number.isdigit() or unit.strip() != b"kB":
+        raise ParseError(f"{what}: {value[:40]!r} is not an amount in kB")
+    return int(number) * 1024
+
+
+def integer(value: bytes, what: str, base: int = 10) -> int:
+    """A whole number.
+
+    Raises:
+        ParseError: it is something else.
+    """
+    try:
+        return int(value, base)
+    except ValueError as error:
+        raise ParseError(f"{what}: {value[:40]!r} is not a number") from error

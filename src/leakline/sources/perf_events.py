@@ -1,0 +1,214 @@
+"""Hardware breakpoints by perf_event_open(2): what a process has in its registers when it comes to an address.
+
+No privilege is needed for one's own processes (up to kernel.perf_event_paranoid 2), nothing is written into the target's code,
+and the kernel takes them out when we die. x86 has four of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import platform
+import struct
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from leakline.errors import NotPossible, PermissionNeeded, TargetGone
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST_BREAKPOINTS = 4
+_PERF_EVENT_OPEN = 298  # x86-64
+_TYPE_BREAKPOINT, _EXECUTE = 5, 4
+_SAMPLE_IP, _SAMPLE_TID, _SAMPLE_TIME, _SAMPLE_CALLCHAIN, _SAMPLE_REGS, _SAMPLE_STACK = 1, 2, 4, 1 << 5, 1 << 12, 1 << 13
+# perf_regs.h of x86: AX 0, CX 2, DX 3, SI 4, DI 5, SP 7.
+_REGISTERS = (0, 2, 3, 4, 5, 7)
+_STACK_BYTES = 16
+_DISABLED, _INHERIT, _EXCLUDE_KERNEL, _EXCLUDE_HV, _EXCLUDE_CALLCHAIN_KERNEL = 1, 1 << 1, 1 << 5, 1 << 6, 1 << 21
+_USE_CLOCKID = 1 << 25
+_CLOCK_MONOTONIC = 1
+_IOC_ENABLE, _IOC_SET_OUTPUT = 0x2400, 0x2405
+_RECORD_LOST, _RECORD_SAMPLE = 2, 9
+_RING_PAGES = 32
+_DATA_HEAD = 1024  # offset in struct perf_event_mmap_page; data_tail follows
+_CALLCHAIN_MARKS = 1 << 63  # PERF_CONTEXT_USER and its like are huge
+
+
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
+    """A thread came to a breakpoint."""
+
+    address: int
+    tid: int
+    time_ns: int
+    result: int
+    """rax."""
+    arguments: tuple[int, int, int]
+    """rdi, rsi, rdx."""
+    return_address: int | None
+    """The word at the stack pointer: at a function's first instruction, its caller."""
+    callchain: tuple[int, ...]
+    """Instruction pointers by frame pointers, innermost first."""
+
+
+def _attributes(address: int) -> bytes:
+    registers = sum(1 << r for r in _REGISTERS)
+    sample = _SAMPLE_IP | _SAMPLE_TID | _SAMPLE_TIME | _SAMPLE_CALLCHAIN | _SAMPLE_REGS | _SAMPLE_STACK
+    flags = _DISABLED | _INHERIT | _EXCLUDE_KERNEL | _EXCLUDE_HV | _EXCLUDE_CALLCHAIN_KERNEL | _USE_CLOCKID
+    # struct perf_event_attr, PERF_ATTR_SIZE_VER5.
+    head = struct.pack("<IIQQQQQIIQQ", _TYPE_BREAKPOINT, 112, 0, 1, sample, 0, flags, 1, _EXECUTE, address, 8)
+    return head + struct.pack("<QQIiQIHH", 0, registers, _STACK_BYTES, _CLOCK_MONOTONIC, 0, 0, 0, 0)
+
+
+class _Ring:
+    """The memory into which the kernel writes samples of one CPU."""
+
+    def __init__(self, fd: int) -> None:
+        self._memory = mmap.mmap(fd, (1 + _RING_PAGES) * mmap.PAGESIZE)
+        self._size = _RING_PAGES * mmap.PAGESIZE
+
+    def records(self) -> list[tuple[int, bytes]]:
+        """The (type, body) of each new record."""
+        head, tail = struct.unpack_from("<QQ", self._memory, _DATA_HEAD)
+        data = self._memory[mmap.PAGESIZE :]
+        found = []
+        while tail < head:
+            at = tail % self._size
+            kind, _, size = struct.unpack("<IHH", (data[at : at + 8] + data[: max(at + 8 - self._size, 0)]))
+            body = data[at : at + size] + data[: max(at + size - self._size, 0)]
+            found.append((kind, body[8:]))
+            tail += size
+        struct.pack_into("<Q", self._memory, _DATA_HEAD + 8, tail)
+        return found
+
+    def close(self) -> None:
+        self._memory.close()
+
+
+class Breakpoints:
+    """Up to four execution breakpoints on all threads of a process. Use as a context manager."""
+
+    def __init__(self, pid: int, threads: Sequence[int], addresses: Sequence[int]) -> None:
+        if platform.machine() != "x86_64":
+            raise NotPossible("hardware breakpoints are read on x86-64 only")
+        self._pid = pid
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fds: list[int] = []
+        self._rings: dict[int, _Ring] = {}
+        self.lost = 0
+        try:
+            for cpu in sorted(os.sched_getaffinity(0) | _possible_cpus()):
+                self._open_on(cpu, threads, addresses)
+            for fd in self._fds:
+                self._ioctl(fd, _IOC_ENABLE, 0)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Breakpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the breakpoints out."""
+        for ring in self._rings.values():
+            ring.close()
+        for fd in self._fds:
+            os.close(fd)
+        self._rings.clear()
+        self._fds.clear()
+
+    def _open_on(self, cpu: int, threads: Sequence[int], addresses: Sequence[int]) -> None:
+        first: int | None = None
+        for tid in threads:
+            for address in addresses[:MOST_BREAKPOINTS]:
+                fd = self._open(address, tid, cpu)
+                if fd is None:
+                    continue  # that thread has ended
+                self._fds.append(fd)
+                if first is None:
+                    first = fd
+                    try:
+                        self._rings[cpu] = _Ring(fd)
+                    except OSError as error:
+                        hint = "Raise kernel.perf_event_mlock_kb, or run as root."
+                        raise PermissionNeeded("perf buffers are not allowed here", hint=hint) from error
+                else:
+                    self._ioctl(fd, _IOC_SET_OUTPUT, first)
+
+    def _open(self, address: int, tid: int, cpu: int) -> int | None:
+        attributes = ctypes.create_string_buffer(_attributes(address), 112)
+        fd = int(self._libc.syscall(_PERF_EVENT_OPEN, attributes, tid, cpu, -1, 8))  # PERF_FLAG_FD_CLOEXEC
+        if fd >= 0:
+            return fd
+        number = ctypes.get_errno()
+        if number == errno.ESRCH:
+            return None
+        if number in (errno.EPERM, errno.EACCES):
+            hint = "sudo sysctl kernel.perf_event_paranoid=2, or CAP_PERFMON, or run as root."
+            raise PermissionNeeded(f"perf_event_open is not allowed on process {self._pid}", hint=hint)
+        if number == errno.ENOSPC:
+            hint = "A debugger uses them; end it."
+            raise NotPossible("the hardware breakpoints are taken", hint=hint)
+        raise NotPossible(f"hardware breakpoints do not work here: {os.strerror(number)}")
+
+    def _ioctl(self, fd: int, request: int, argument: int) -> None:
+        if self._libc.ioctl(fd, ctypes.c_ulong(request), ctypes.c_long(argument)):
+            raise NotPossible(f"perf events do not work here: {os.strerror(ctypes.get_errno())}")
+
+    def hits(self) -> list[Hit]:
+        """What has been met since the last call, in order of time.
+
+        Raises:
+            TargetGone: no thread is left to watch.
+        """
+        if not self._rings:
+            raise TargetGone(f"process {self._pid} is gone")
+        found = []
+        for ring in self._rings.values():
+            for kind, body in ring.records():
+                if kind == _RECORD_SAMPLE:
+                    found.append(parse_sample(body))
+                elif kind == _RECORD_LOST:
+                    self.lost += struct.unpack_from("<QQ", body)[1]
+        return sorted(found, key=lambda hit: hit.time_ns)
+
+
+def parse_sample(body: bytes) -> Hit:
+    """A PERF_RECORD_SAMPLE of the form that `_attributes` asks for."""
+    ip, _pid, tid, time_ns, depth = struct.unpack_from("<QIIQQ", body)
+    at = 32
+    chain = struct.unpack_from(f"<{depth}Q", body, at)
+    at += 8 * depth
+    registers = (0,) * len(_REGISTERS)
+    if struct.unpack_from("<Q", body, at)[0]:
+        registers = struct.unpack_from(f"<{len(_REGISTERS)}Q", body, at + 8)
+        at += 8 * len(_REGISTERS)
+    at += 8
+    copied = struct.unpack_from("<Q", body, at)[0]
+    top = struct.unpack_from("<Q", body, at + 8)[0] if copied >= 8 else None
+    ax, _cx, dx, si, di, _sp = registers
+    return Hit(
+        address=ip,
+        tid=tid,
+        time_ns=time_ns,
+        result=ax,
+        arguments=(di, si, dx),
+        return_address=top,
+        callchain=tuple(address for address in chain if address < _CALLCHAIN_MARKS),
+    )
+
+
+def _possible_cpus() -> set[int]:
+    """CPUs that are online: `0-3,8`."""
+    cpus: set[int] = set()
+    with open("/sys/devices/system/cpu/online") as file:
+        for part in file.read().strip().split(","):
+            first, _, last = part.partition("-")
+            cpus.update(range(int(first), int(last or first) + 1))
+    return cpus

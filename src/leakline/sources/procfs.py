@@ -1,0 +1,130 @@
+"""The reader of /proc: it owns the paths, and turns what the kernel answers into our errors."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leakline.errors import LeaklineError, NotPossible, PermissionNeeded, TargetGone
+from leakline.sources.maps import parse_maps, parse_smaps, parse_smaps_rollup
+from leakline.sources.meminfo import parse_meminfo
+from leakline.sources.parsing import text
+from leakline.sources.process_files import parse_stat, parse_status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from leakline.model.memory import MemoryUsage, SystemMemory
+    from leakline.model.process import ProcessStat, ProcessStatus
+    from leakline.model.vma import Vma, VmaUsage
+
+
+def translate(error: OSError, pid: int, what: str) -> LeaklineError:
+    """The error of ours for what the kernel answered about a process."""
+    if error.errno in (errno.ENOENT, errno.ESRCH):
+        return TargetGone(f"process {pid} is gone")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionNeeded(f"no permission to {what} of process {pid}")
+    return NotPossible(f"cannot {what} of process {pid}: {error.strerror}")
+
+
+@contextmanager
+def translated(pid: int, what: str) -> Iterator[None]:
+    """Raise our errors for the kernel's."""
+    try:
+        yield
+    except OSError as error:
+        raise translate(error, pid, what) from error
+
+
+class ProcFs:
+    """A /proc, the live one unless a root is given.
+
+    Every method about a process raises TargetGone where it has ended, and PermissionNeeded where it may not be read.
+    """
+
+    def __init__(self, root: Path = Path("/proc")) -> None:
+        self.root = root
+
+    def _read(self, pid: int, name: str) -> bytes:
+        with translated(pid, f"read {name}"):
+            return (self.root / str(pid) / name).read_bytes()
+
+    def _link(self, pid: int, name: str) -> str:
+        with translated(pid, f"read {name}"):
+            return str((self.root / str(pid) / name).readlink())
+
+    def pids(self) -> list[int]:
+        """All processes that are visible here."""
+        return sorted(int(name) for name in os.listdir(self.root) if name.isdigit())
+
+    def stat(self, pid: int) -> ProcessStat:
+        """/proc/PID/stat."""
+        return parse_stat(self._read(pid, "stat"))
+
+    def status(self, pid: int) -> ProcessStatus:
+        """/proc/PID/status."""
+        return parse_status(self._read(pid, "status"))
+
+    def arguments(self, pid: int) -> list[str]:
+        """The command line; empty for a kernel thread or a zombie."""
+        data = self._read(pid, "cmdline")
+        return [text(argument) for argument in data.removesuffix(b"\0").split(b"\0")] if data else []
+
+    def executable(self, pid: int) -> str:
+        """The path of the program, with ` (deleted)` behind it where the file was."""
+        return self._link(pid, "exe")
+
+    def threads(self, pid: int) -> list[int]:
+        """Thread ids, the first thread's first."""
+        with translated(pid, "list the threads"):
+            return sorted(int(name) for name in os.listdir(self.root / str(pid) / "task"))
+
+    def thread_stat(self, pid: int, tid: int) -> ProcessStat:
+        """/proc/PID/task/TID/stat."""
+        return parse_stat(self._read(pid, f"task/{tid}/stat"))
+
+    def usage(self, pid: int) -> MemoryUsage:
+        """The sums over all mappings."""
+        return parse_smaps_rollup(self._read(pid, "smaps_rollup"))
+
+    def maps(self, pid: int) -> list[Vma]:
+        """The mappings; empty for a process without memory of its own."""
+        return parse_maps(self._read(pid, "maps"))
+
+    def smaps(self, pid: int) -> list[VmaUsage]:
+        """The mappings with what each holds."""
+        return parse_smaps(self._read(pid, "smaps"))
+
+    def memory(self) -> SystemMemory:
+        """/proc/meminfo."""
+        try:
+            return parse_meminfo((self.root / "meminfo").read_bytes())
+        except OSError as error:
+            raise NotPossible(f"cannot read {self.root}/meminfo: {error.strerror}") from error
+
+    def mapped_file(self, pid: int, vma: Vma) -> bytes | None:
+        """A path by which the file of a mapping can be opened, even in a container or after it was replaced.
+
+        None if there is no way: the file was deleted and only root may follow /proc/PID/map_files.
+        """
+        if not vma.is_file or vma.path is None:
+            return None
+        folder = os.fsencode(self.root / str(pid))
+        candidates = [
+            folder + b"/root" + os.fsencode(vma.path),
+            folder + b"/exe",
+            folder + f"/map_files/{vma.start:x}-{vma.end:x}".encode(),
+        ]
+        for candidate in candidates:
+            try:
+                found = os.stat(candidate)
+            except OSError:
+                continue
+            # Btrfs and overlayfs report another device in maps than stat does; the inode alone tells a replaced file.
+            if found.st_ino == vma.inode:
+                return candidate
+        return None

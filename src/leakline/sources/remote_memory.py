@@ -1,0 +1,216 @@
+"""Another process's memory: which pages it has of its own, and a copy of them."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import struct
+from typing import TYPE_CHECKING
+
+from leakline.errors import NotPossible, TargetGone
+from leakline.sources.procfs import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from leakline.model.vma import Vma
+
+PAGE = mmap.PAGESIZE
+Run = tuple[int, int]
+
+# ioctl PAGEMAP_SCAN, Linux 6.7 (include/uapi/linux/fs.h, Documentation/admin-guide/mm/pagemap.rst).
+_PAGEMAP_SCAN = 0xC0606610
+_IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_ZERO_PAGE = 1 << 2, 1 << 3, 1 << 4, 1 << 5
+_REGIONS = 4096
+# Bits of a pagemap entry: present, swapped, and file page or shared anonymous memory.
+_ENTRY_PRESENT, _ENTRY_SWAPPED, _ENTRY_FILE = 63, 62, 61
+_LARGEST_WITHOUT_SCAN = 1 << 36
+_IOV_MAX = 1024
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def holds_pointers(vma: Vma) -> bool:
+    """Whether a mapping may hold pointers that the program wrote: private memory of any permission, or shared and writable.
+
+    Devices are left out: to read their registers may do something.
+    """
+    if vma.path in ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]"):
+        return False
+    if vma.path is not None and vma.path.startswith("/dev/") and not vma.path.startswith(("/dev/zero", "/dev/shm/")):  # noqa: S108
+        return False
+    return not vma.is_shared or "w" in vma.perms
+
+
+class PageMap:
+    """/proc/PID/pagemap: which pages are there. Use as a context manager.
+
+    Raises:
+        PermissionNeeded: it takes the right to trace the process.
+    """
+
+    def __init__(self, root: Path, pid: int) -> None:
+        self._pid = pid
+        with translated(pid, "read pagemap"):
+            self._file = open(root / str(pid) / "pagemap", "rb", buffering=0)  # noqa: SIM115
+        self._scans = True
+
+    def __enter__(self) -> PageMap:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def own_runs(self, vmas: Iterable[Vma]) -> list[Run]:
+        """The pages, present or swapped, that the program wrote itself: anonymous ones, and shared writable ones.
+
+        A file page that was never written holds no pointer to the heap; a page that was never touched holds nothing.
+        """
+        runs: list[Run] = []
+        for vma in vmas:
+            if not holds_pointers(vma):
+                continue
+            for start, end in self._runs(vma):
+                if runs and runs[-1][1] == start:
+                    runs[-1] = (runs[-1][0], end)
+                else:
+                    runs.append((start, end))
+        return runs
+
+    def _runs(self, vma: Vma) -> Iterator[Run]:
+        if self._scans:
+            try:
+                yield from self._scan(vma)
+            except OSError as error:
+                if error.errno == 3:  # ESRCH
+                    raise TargetGone(f"process {self._pid} is gone") from error
+                self._scans = False  # ENOTTY before Linux 6.7
+            else:
+                return
+        yield from self._entries(vma)
+
+    def _scan(self, vma: Vma) -> list[Run]:
+        found = []
+        regions = ctypes.create_string_buffer(24 * _REGIONS)
+        unwanted = _IS_ZERO_PAGE if vma.is_shared else _IS_FILE | _IS_ZERO_PAGE
+        start = vma.start
+        while start < vma.end:
+            wanted = _IS_PRESENT | _IS_SWAPPED
+            sizes = 96, 0, start, vma.end, 0, ctypes.addressof(regions), _REGIONS, 0
+            arguments = bytearray(struct.pack("<12Q", *sizes, unwanted, unwanted, wanted, wanted))
+            count = fcntl.ioctl(self._file, _PAGEMAP_SCAN, arguments)
+            found += [(first, last) for first, last, _ in struct.iter_unpack("<3Q", regions.raw[: 24 * count])]
+            start = struct.unpack_from("<Q", arguments, 32)[0]
+        return found
+
+    def _entries(self, vma: Vma) -> Iterator[Run]:
+        import numpy as np
+
+        if vma.size > _LARGEST_WITHOUT_SCAN:
+            raise NotPossible(
+                f"a mapping of {vma.size >> 30} GiB cannot be searched for its pages on this kernel",
+                hint="Linux 6.7 or newer can (PAGEMAP_SCAN).",
+            )
+        step = 1 << 20
+        for start in range(vma.start, vma.end, step * PAGE):
+            pages = min(step, (vma.end - start) // PAGE)
+            with translated(self._pid, "read pagemap"):
+                data = os.pread(self._file.fileno(), 8 * pages, start // PAGE * 8)
+            entries = np.frombuffer(data, dtype=np.uint64)
+            own = (entries >> np.uint64(_ENTRY_SWAPPED)) != 0
+            if not vma.is_shared:
+                own &= (entries >> np.uint64(_ENTRY_FILE)) & np.uint64(1) == 0
+            edges = np.flatnonzero(np.diff(np.concatenate(([0], own.astype(np.int8), [0]))))
+            for first, last in edges.reshape(-1, 2).tolist():
+                yield start + first * PAGE, start + last * PAGE
+
+
+def buffer_for(size: int) -> mmap.mmap:
+    """Memory of our own, touched already: first-touch faults during a stop would be most of its length."""
+    return mmap.mmap(-1, max(size, PAGE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+
+
+class RemoteMemory:
+    """Reads another process's memory by process_vm_readv(2), and by /proc/PID/mem what that refuses (PROT_NONE pages)."""
+
+    def __init__(self, root: Path, pid: int) -> None:
+        self._pid = pid
+        self._root = root
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc.process_vm_readv.restype = ctypes.c_ssize_t
+        self._memory: int | None = None
+
+    def read(self, address: int, size: int) -> bytes:
+        """The bytes there; fewer, or none, where they cannot be read."""
+        buffer = ctypes.create_string_buffer(size)
+        local, remote = _Iovec(ctypes.addressof(buffer), size), _Iovec(address, size)
+        done = self._readv(local, (_Iovec * 1)(remote), 1)
+        return buffer.raw[: max(done, 0)]
+
+    def _readv(self, local: _Iovec, remote: ctypes.Array[_Iovec], count: int) -> int:
+        arguments = (ctypes.byref(local), ctypes.c_ulong(1), remote, ctypes.c_ulong(count), ctypes.c_ulong(0))
+        done = int(self._libc.process_vm_readv(self._pid, *arguments))
+        if done < 0 and ctypes.get_errno() == 3:  # ESRCH
+            raise TargetGone(f"process {self._pid} is gone")
+        return done
+
+    def copy(self, runs: Sequence[Run], buffer: mmap.mmap) -> list[Run]:
+        """Copy the runs one behind the other into the buffer; returns those that could be read, in the order of the buffer."""
+        base = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+        copied: list[Run] = []
+        offset = 0
+        pending = list(reversed(runs))
+        while pending:
+            batch = pending[-_IOV_MAX:][::-1]
+            remote = (_Iovec * len(batch))(*(_Iovec(start, end - start) for start, end in batch))
+            total = sum(end - start for start, end in batch)
+            done = max(self._readv(_Iovec(base + offset, total), remote, len(batch)), 0)
+            del pending[-len(batch) :]
+            offset += done
+            for index, (start, end) in enumerate(batch):
+                if done >= end - start:
+                    done -= end - start
+                    copied.append((start, end))
+                    continue
+                if done:
+                    copied.append((start, start + done))
+                # The kernel stopped here: take this page another way, or leave it out, and go on behind it.
+                at = start + done
+                page_end = min((at // PAGE + 1) * PAGE, end)
+                data = self._read_forced(at, page_end - at)
+                if data:
+                    buffer[offset : offset + len(data)] = data
+                    copied.append((at, at + len(data)))
+                    offset += len(data)
+                pending += reversed([*([(page_end, end)] if page_end < end else []), *batch[index + 1 :]])
+                break
+        return _joined(copied)
+
+    def _read_forced(self, address: int, size: int) -> bytes:
+        try:
+            if self._memory is None:
+                self._memory = os.open(self._root / str(self._pid) / "mem", os.O_RDONLY | os.O_CLOEXEC)
+            return os.pread(self._memory, size, address)
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        """Give back the descriptor."""
+        if self._memory is not None:
+            os.close(self._memory)
+            self._memory = None
+
+
+def _joined(runs: list[Run]) -> list[Run]:
+    joined: list[Run] = []
+    for start, end in runs:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined

@@ -1,0 +1,150 @@
+"""Frames for the addresses of a process."""
+
+from __future__ import annotations
+
+import bisect
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from leakline.errors import NotPossible, ParseError
+from leakline.formats.elf import Elf, SymbolTable
+from leakline.model.stack import Frame, SourceLocation
+from leakline.symbols.addr2line import source_lines
+from leakline.symbols.debug_files import find_debug_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from leakline.model.vma import Vma
+
+
+class _Module(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    path: bytes | None
+    lines_in: bytes | None
+    symbols: SymbolTable
+    build_id: str | None
+    loads: Callable[[int], int | None]
+
+
+class Resolver:
+    """Looks addresses up in the modules that a process maps. Each module's file is opened once.
+
+    Args:
+        vmas: the process's mappings.
+        open_as: a path by which a mapping's file can be opened, None if there is none.
+        root: the process's root folder, for debug files of its own mount namespace.
+    """
+
+    def __init__(self, vmas: Sequence[Vma], open_as: Callable[[Vma], bytes | None], root: bytes) -> None:
+        self._vmas = sorted(vmas, key=lambda vma: vma.start)
+        self._starts = [vma.start for vma in self._vmas]
+        self._open_as = open_as
+        self._root = root
+        self._modules: dict[tuple[tuple[int, int], int, str], _Module] = {}
+        self.problems: list[str] = []
+
+    def vma_at(self, address: int) -> Vma | None:
+        """The mapping that holds the address."""
+        index = bisect.bisect_right(self._starts, address) - 1
+        return self._vmas[index] if index >= 0 and address in self._vmas[index] else None
+
+    def frames(self, addresses: Iterable[int], *, returns: bool = True) -> dict[int, tuple[Frame, ...]]:
+        """The frames at each address, inlined ones first.
+
+        Args:
+            addresses: in the process.
+            returns: they are return addresses: the call lies one byte before, perhaps on an earlier line.
+        """
+        step = 1 if returns else 0
+        found: dict[int, tuple[Frame, ...]] = {}
+        batches: dict[int, tuple[_Module, dict[int, int]]] = {}
+        for address in set(addresses):
+            vma = self.vma_at(address - step)
+            module = None if vma is None else self._module(vma)
+            place = None if vma is None or module is None else module.loads(address - step - vma.start + vma.offset)
+            if module is None or place is None:
+                name = None if vma is None else vma.path
+                found[address] = (Frame(function=None, file=None, line=None, module=name, address=address),)
+                continue
+            batches.setdefault(id(module), (module, {}))[1][address] = place
+        for module, places in batches.values():
+            found |= self._in_module(module, places, step)
+        return found
+
+    def _in_module(self, module: _Module, places: dict[int, int], step: int) -> dict[int, tuple[Frame, ...]]:
+        answers: list[list[SourceLocation]] = [[] for _ in places]
+        if module.lines_in is not None:
+            try:
+                answers = source_lines(module.lines_in, list(places.values()))
+            except NotPossible as error:
+                self.problems.append(f"{module.name}: {error.message}")
+        frames = {}
+        for (address, place), locations in zip(places.items(), answers, strict=True):
+            symbol = module.symbols.at(place)
+            if not locations:
+                locations = [SourceLocation(function=None if symbol is None else symbol.name, file=None, line=None)]
+            known = locations[0].line is not None
+            frames[address] = tuple(
+                Frame(
+                    function=location.function,
+                    file=location.file,
+                    line=location.line,
+                    module=module.name,
+                    address=place,
+                    inlined=position < len(locations) - 1,
+                    offset=None if known or symbol is None else place + step - symbol.address,
+                    build_id=None if known else module.build_id,
+                )
+                for position, location in enumerate(locations)
+            )
+        return frames
+
+    def data_symbol(self, address: int) -> str | None:
+        """The name of the object that lies at an address of a module's data, such as a C++ vtable."""
+        vma = self.vma_at(address)
+        if vma is None or not vma.is_file:
+            return None
+        module = self._module(vma)
+        place = None if module is None else module.loads(address - vma.start + vma.offset)
+        symbol = None if module is None or place is None else module.symbols.at(place)
+        return None if symbol is None else symbol.name
+
+    def _module(self, vma: Vma) -> _Module | None:
+        if not vma.is_file or vma.path is None:
+            return None
+        key = (vma.device, vma.inode, vma.path)
+        if key not in self._modules:
+            self._modules[key] = self._open(vma, vma.path)
+        return self._modules[key]
+
+    def _open(self, vma: Vma, path: str) -> _Module:
+        name = os.path.basename(path.removesuffix(" (deleted)"))
+        nothing = _Module(
+            name=name, path=None, lines_in=None, symbols=SymbolTable([]), build_id=None, loads=lambda offset: offset
+        )
+        opened = self._open_as(vma)
+        if opened is None:
+            self.problems.append(f"{name}: its file was replaced or deleted since the process mapped it")
+            return nothing
+        try:
+            with Elf.open(opened, name) as elf:
+                real = os.fsencode(path.removesuffix(" (deleted)"))
+                debug = find_debug_file(opened, elf, real_path=real, roots=(self._root, b""))
+                symbols = elf.symbols()
+                if debug not in (None, opened) and debug is not None:
+                    with Elf.open(debug, os.fsdecode(debug)) as richer:
+                        symbols = richer.symbols()
+                return _Module(
+                    name=name,
+                    path=opened,
+                    lines_in=debug,
+                    symbols=symbols,
+                    build_id=elf.build_id,
+                    loads=elf.address_of_offset,
+                )
+        except (ParseError, OSError) as error:
+            self.problems.append(f"{name}: {error}")
+            return nothing
