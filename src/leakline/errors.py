@@ -1,12 +1,12 @@
 """The one tree of errors. Each has a hint, which is the reader's next step, and the exit code of the command that fails by it.
 
-    LeaklineError           70  a bug of ours, when nothing below fits
-    ├── InvalidRequest       2  the request makes no sense as it stands
-    ├── PermissionNeeded     3  the kernel said no
-    ├── TargetGone           4  no such process, or it ended while we looked
-    ├── NotPossible          5  not on this kernel, host or target
-    │   └── NotSupported     5  a target that leakline cannot read yet
-    └── ParseError           6  a file that is not what it should be
+LeaklineError           70  a bug of ours, when nothing below fits
+├── InvalidRequest       2  the request makes no sense as it stands
+├── PermissionNeeded     3  the kernel said no
+├── TargetGone           4  no such process, or it ended while we looked
+├── NotPossible          5  not on this kernel, host or target
+│   └── NotSupported     5  a target that leakline cannot read yet
+└── ParseError           6  a file that is not what it should be
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class PermissionNeeded(LeaklineError):
     """The kernel did not let us look."""
 
     exit_code = 3
-    default_hint = "Run as root, or as the owner of the process; CAP_SYS_PTRACE would do too. `leakline doctor` shows what works here."
+    default_hint = (
+        "Run as root, or as the owner of the process; CAP_SYS_PTRACE would do too. `leakline doctor` shows what works here."
+    )
 
 
 class TargetGone(LeaklineError):

@@ -18,7 +18,7 @@ _RUNTIMES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"/libruby[^/]*\.so"), "Ruby's object pages"),
     (re.compile(r"/libluajit"), "LuaJIT's heap"),
 )
-_WORTH_NAMING = 0.05
+_WORTH_NAMING = 0.05, 1 << 20
 _GROWTH_WORTH_NAMING = 64 * 1024
 
 
@@ -40,7 +40,9 @@ def outside_heap(usages: Sequence[VmaUsage], heap: Sequence[Range]) -> list[VmaU
     ]
 
 
-def not_judged(before: Sequence[VmaUsage], after: Sequence[VmaUsage], heap: Sequence[Range], problems: Sequence[str]) -> list[NotJudged]:
+def not_judged(
+    before: Sequence[VmaUsage], after: Sequence[VmaUsage], heap: Sequence[Range], problems: Sequence[str]
+) -> list[NotJudged]:
     """Memory outside malloc's heap that is a share worth naming, mappings there that grew, and what was unreadable."""
     held = sum(u.usage.uss + u.usage.swap for u in after)
     found = [NotJudged(name="part of the heap", bytes=None, share=None, why=problem) for problem in problems]
@@ -48,7 +50,7 @@ def not_judged(before: Sequence[VmaUsage], after: Sequence[VmaUsage], heap: Sequ
     amount = sum(u.usage.uss + u.usage.swap for u in elsewhere)
     held_before = {u.vma.start: u.usage.uss + u.usage.swap for u in before}
     growth = amount - sum(held_before.get(u.vma.start, 0) for u in elsewhere)
-    if growth >= _GROWTH_WORTH_NAMING or (held and amount / held >= _WORTH_NAMING):
+    if growth >= _GROWTH_WORTH_NAMING or (held and amount >= max(_WORTH_NAMING[0] * held, _WORTH_NAMING[1])):
         name = runtime([u.vma for u in after]) or "anonymous mappings outside malloc's heap"
         why = "the scan reads glibc's heap only"
         if growth >= _GROWTH_WORTH_NAMING:

@@ -90,6 +90,7 @@ def find_lost(scans: Sequence[HeapScan], trace: AllocationTrace | None, frames: 
         scans: one or more looks, in order; the last after the trace.
         trace: what a recorder saw between them.
         frames: of every return address in the trace.
+
     """
     lost = _leaders(agreed(scans))
     if not lost:
@@ -234,9 +235,7 @@ def _unlocated(group: Sequence[_Leader], scans: Sequence[HeapScan]) -> Finding:
     )
 
 
-def find_outstanding(
-    trace: AllocationTrace, scans: Sequence[HeapScan], frames: Mapping[int, tuple[Frame, ...]]
-) -> list[Finding]:
+def find_outstanding(trace: AllocationTrace, scans: Sequence[HeapScan], frames: Mapping[int, tuple[Frame, ...]]) -> list[Finding]:
     """What was allocated while we looked, is not freed, and that no scan calls lost: not a leak yet."""
     lost = {block.address for block in scans[-1].lost} if scans else set()
     groups: dict[Stack, list[Allocation]] = defaultdict(list)
@@ -272,7 +271,14 @@ def find_outstanding(
     return rank(findings)
 
 
-_ORDER: dict[FindingKind, int] = {"definite": 0, "growing": 1, "possible": 2, "outstanding": 3, "indirect": 4, "reachable": 5}
+_ORDER: dict[FindingKind, int] = {
+    "definite": 0,
+    "growing": 1,
+    "possible": 2,
+    "outstanding": 3,
+    "indirect": 4,
+    "reachable": 5,
+}
 
 
 def rank(findings: Sequence[Finding]) -> list[Finding]:

@@ -21,6 +21,7 @@ def fingerprint(kind: str, stack: Sequence[Frame], size: int | None, content: st
         stack: its frames; where there are none that are named, the blocks' form stands in.
         size: of a block, if all have the same.
         content: the symbol that the blocks begin with.
+
     """
     named = [f"{f.module}!{_SUFFIX.sub('', f.function)}" if f.function else f"{f.module}+{f.address:#x}" for f in stack]
     parts = [kind, *named[:_DEPTH]] if stack else [kind, str(size), content or ""]

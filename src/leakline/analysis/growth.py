@@ -8,8 +8,10 @@ from leakline.model.series import Growth, UsageSample, VmaGrowth
 from leakline.model.vma import VmaUsage
 
 # Student's t, 95 % one-sided (so 90 % two-sided), by degrees of freedom; 1.645 beyond.
-_T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753)
-_T95 += (1.746, 1.740, 1.734, 1.729, 1.725, 1.721, 1.717, 1.714, 1.711, 1.708, 1.706, 1.703, 1.701, 1.699, 1.697)
+_T95: tuple[float, ...] = (
+    *(6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753),
+    *(1.746, 1.740, 1.734, 1.729, 1.725, 1.721, 1.717, 1.714, 1.711, 1.708, 1.706, 1.703, 1.701, 1.699, 1.697),
+)
 
 
 def describe_growth(samples: Sequence[UsageSample]) -> Growth | None:
@@ -55,6 +57,6 @@ def poisson_interval(count: int) -> tuple[float, float]:
     """The 90 % interval of a Poisson mean after `count` events (Garwood 1936, gamma quantiles by Wilson and Hilferty)."""
 
     def quantile(shape: float, z: float) -> float:
-        return shape * (1 - 1 / (9 * shape) + z / (3 * shape**0.5)) ** 3
+        return float(shape * (1 - 1 / (9 * shape) + z / (3 * shape**0.5)) ** 3)
 
     return (quantile(count, -1.645) if count else 0.0), quantile(count + 1, 1.645)

@@ -29,6 +29,7 @@ def stack_bounds(thread: ThreadStack, words: Callable[[int, int], Sequence[int]]
     Args:
         thread: its registers.
         words: reads (address, count) words of the target.
+
     """
     if not thread.thread_pointer:
         return None

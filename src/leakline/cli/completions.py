@@ -9,7 +9,7 @@ from click.shell_completion import get_completion_class
 @click.command("completions")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> int:
-    """Print the completion script for a shell.
+    r"""Print the completion script for a shell.
 
     \b
     bash: leakline completions bash > ~/.local/share/bash-completion/completions/leakline

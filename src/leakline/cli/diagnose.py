@@ -30,9 +30,19 @@ class _WithCommand(click.Command):
 
 @click.command("diagnose", cls=_WithCommand)
 @target_options
-@click.option("--budget", type=Duration(), default="60s", show_default=True, help="Time at most; a certain answer ends it earlier.")
+@click.option(
+    "--budget",
+    type=Duration(),
+    default="60s",
+    show_default=True,
+    help="Time at most; a certain answer ends it earlier.",
+)
 @fail_on_option
-@click.option("--findings-exit", type=click.IntRange(1, 255), help="With -- COMMAND: exit with this status if something was found.")
+@click.option(
+    "--findings-exit",
+    type=click.IntRange(1, 255),
+    help="With -- COMMAND: exit with this status if something was found.",
+)
 @output_options
 @click.pass_context
 def command(

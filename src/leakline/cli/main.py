@@ -27,9 +27,11 @@ class LazyGroup(click.Group):
     """Imports a command's module only when it runs: `--help` stays quick."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
+        """All commands, in the order of the ladder."""
         return list(COMMANDS)
 
     def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        """Import a command."""
         if name not in COMMANDS:
             return None
         command = import_module(f"leakline.cli.{name}").command
@@ -38,6 +40,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -45,7 +48,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", message="leakline %(version)s")
 def cli() -> None:
-    """From "memory keeps rising" to the source line that leaks it: in any running process, never rebuilt.
+    r"""From "memory keeps rising" to the source line that leaks it: in any running process, never rebuilt.
 
     \b
     leakline diagnose --name myserver    climb the whole ladder
@@ -64,9 +67,8 @@ def _fail(kind: str, message: str, hint: str, code: int) -> NoReturn:
     if "--json" in sys.argv[1 : sys.argv.index("--") if "--" in sys.argv else None]:
         import msgspec
 
-        body = {"error": {"type": kind, "message": message, "hint": hint}}
-        encoded = msgspec.json.encode(body) if message.isprintable() else msgspec.json.encode(_clean(body, printable))
-        sys.stderr.write(encoded.decode() + "\n")
+        body = {"error": {"type": kind, "message": printable(message), "hint": printable(hint)}}
+        sys.stderr.write(msgspec.json.encode(body).decode() + "\n")
     else:
         sys.stderr.write(f"leakline: {printable(message)}\n  {printable(hint)}\n")
     sys.exit(code)
@@ -94,7 +96,7 @@ def main() -> NoReturn:
         # Whoever read us has seen enough, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as error:  # noqa: BLE001  nothing may end in a traceback
+    except Exception as error:
         if os.environ.get("LEAKLINE_TRACEBACK"):
             raise
         hint = f"{LeaklineError.default_hint} LEAKLINE_TRACEBACK=1 shows where it happened."

@@ -22,12 +22,13 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 _SIZES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """A number of seconds, or with a unit: 500ms 10s 5m 1h 7d."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Seconds."""
         if isinstance(value, (int, float)):
             return float(value)
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", str(value))
@@ -36,12 +37,13 @@ class Duration(click.ParamType):
         return float(match[1]) * _UNITS[match[2]]
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """A number of bytes, or with a unit: 64KiB 10MiB 1GiB."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        """Bytes."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d+)\s*([a-z]*)", str(value).lower())
@@ -80,7 +82,13 @@ def output_options(function: F) -> F:
         ),
         click.option("-f", "--force", is_flag=True, help="Let --output replace a file."),
         click.option("-n", "--limit", type=click.IntRange(1), default=10, show_default=True, help="Findings in the text."),
-        click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colours."),
+        click.option(
+            "--color",
+            type=click.Choice(["auto", "always", "never"]),
+            default="auto",
+            show_default=True,
+            help="Colours.",
+        ),
         click.option("-q", "--quiet", is_flag=True, help="Do not say on stderr what is being done."),
     )(function)
 
@@ -94,7 +102,7 @@ def fail_on_option(function: F) -> F:
     )(function)
 
 
-def speaker(quiet: bool) -> Callable[[str], None]:  # noqa: FBT001
+def speaker(quiet: bool) -> Callable[[str], None]:
     """Says on stderr what is being done."""
     from leakline.present.text import printable
 
@@ -111,6 +119,7 @@ class Output:
 
     Raises:
         InvalidRequest: the file exists, and --force was not given; or it cannot be written.
+
     """
 
     def __init__(self, path: Path | None, *, as_json: bool, force: bool, limit: int, color: Color) -> None:
@@ -155,5 +164,5 @@ def fails(reports: Iterable[Report], level: str | None) -> bool:
 
     if level is None:
         return False
-    sure_enough = CONFIDENCES[CONFIDENCES.index(level) :]  # type: ignore[arg-type]
+    sure_enough = CONFIDENCES[CONFIDENCES.index(level) :]
     return any(f.confidence in sure_enough and f.kind in _ACCUSING for report in reports for f in report.findings)

@@ -16,8 +16,20 @@ if TYPE_CHECKING:
 
 @click.command("scan")
 @target_options
-@click.option("--confirm", type=click.IntRange(1, 100), default=2, show_default=True, help="Looks; two that agree give high confidence.")
-@click.option("--stop-deadline", type=Duration(), default="1s", show_default=True, help="Let go of a target that does not stop by then.")
+@click.option(
+    "--confirm",
+    type=click.IntRange(1, 100),
+    default=2,
+    show_default=True,
+    help="Looks; two that agree give high confidence.",
+)
+@click.option(
+    "--stop-deadline",
+    type=Duration(),
+    default="1s",
+    show_default=True,
+    help="Let go of a target that does not stop by then.",
+)
 @fail_on_option
 @output_options
 def command(

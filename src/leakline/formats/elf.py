@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Self
 import msgspec
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import NoteSegment
 
 from leakline.errors import ParseError
 
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
 _SYMBOL = struct.Struct("<IBBHQQ")
 _STT_FUNC, _STT_GNU_IFUNC, _STT_OBJECT = 2, 10, 1
 # What pyelftools lets through on a damaged file besides its own ELFError.
-_DAMAGE = (ELFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError, AssertionError, struct.error)
+_DAMAGE = (
+    ELFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    AssertionError,
+    struct.error,
+)
 
 
 class LoadSegment(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +89,7 @@ class Elf:
 
     Raises:
         ParseError: it is no ELF file, or a damaged one.
+
     """
 
     def __init__(self, file: IO[bytes], name: str) -> None:
@@ -119,7 +131,8 @@ class Elf:
 
     @staticmethod
     def _read_build_id(elf: ELFFile) -> str | None:
-        for segment in elf.iter_segments("PT_NOTE"):
+        notes = (segment for segment in elf.iter_segments() if isinstance(segment, NoteSegment))
+        for segment in notes:
             for note in segment.iter_notes():
                 if note["n_type"] == "NT_GNU_BUILD_ID":
                     return str(note["n_desc"])

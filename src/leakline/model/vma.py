@@ -19,7 +19,10 @@ class Vma(msgspec.Struct, frozen=True, kw_only=True):
     """Major and minor number of the mapped file's device; (0, 0) for none."""
     inode: int
     path: str | None
-    """The mapped file, or a name such as [heap]; undecodable bytes as surrogates, the kernel's escapes undone; None for a mapping without a name."""
+    """The mapped file, or a name such as [heap]; undecodable bytes as surrogates, the kernel's escapes undone.
+
+    None for a mapping without a name.
+    """
 
     @property
     def size(self) -> int:

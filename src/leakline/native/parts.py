@@ -19,6 +19,7 @@ def part_path(name: str) -> Path:
 
     Raises:
         NotPossible: it was not built.
+
     """
     path = Path(__file__).parent.parent / "_native" / name
     if not path.exists():
@@ -26,7 +27,7 @@ def part_path(name: str) -> Path:
             raise NotPossible(f"leakline's {name} is for x86-64, and this machine is {platform.machine()}")
         raise NotPossible(
             f"leakline was installed without its {name}",
-            hint=f"sudo apt-get install {_PACKAGE_OF[name]}, then install leakline again (`make setup`, or pip install --force-reinstall).",
+            hint=f"sudo apt-get install {_PACKAGE_OF[name]}, then install leakline again (pip install --force-reinstall).",
         )
     return path
 
@@ -37,6 +38,7 @@ def load_heap_library() -> ctypes.CDLL:
 
     Raises:
         NotPossible: it was not built, or is of another version.
+
     """
     try:
         library = ctypes.CDLL(str(part_path(HEAP)))

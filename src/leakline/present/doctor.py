@@ -15,7 +15,10 @@ def describe_doctor(report: DoctorReport) -> Iterator[tuple[str, str]]:
     """One line for each mechanism, and one with the remedy for each that does not work."""
     who = "root" if report.uid == 0 else f"user {report.uid}"
     on = "" if report.target is None else f", on process {report.target}"
-    yield f"leakline {report.version}, Linux {printable(report.kernel)} {printable(report.machine)}, as {who}{on}", "headline"
+    yield (
+        f"leakline {report.version}, Linux {printable(report.kernel)} {printable(report.machine)}, as {who}{on}",
+        "headline",
+    )
     column = max(len(c.name) for c in report.capabilities)
     for c in report.capabilities:
         word, style = ("works", "good") if c.works else ("not here", "warning")

@@ -66,13 +66,13 @@ def _headline(report: Report) -> str:
             return "no proof of a leak"
         return "no leak found" + (" in what could be judged" if report.not_judged else "")
     first = definite[0]
-    where = "" if first.location is None else f" at {place(first.location)}"
+    where = "" if first.location is None else f" at {place(first.location, first.stack)}"
     more = "" if len(definite) == 1 else f", and {counted(len(definite) - 1, 'other finding')}"
     return f"leaks{where}{more}"
 
 
 def _finding(finding: Finding) -> Iterator[Line]:
-    where = "allocated by a caller that is not known" if finding.location is None else place(finding.location)
+    where = "allocated by a caller that is not known" if finding.location is None else place(finding.location, finding.stack)
     function = ""
     if finding.location is not None and finding.location.function and finding.location.line is not None:
         function = f"  in {printable(finding.location.function)}"
@@ -81,7 +81,9 @@ def _finding(finding: Finding) -> Iterator[Line]:
     yield f"    {_VERDICTS[finding.kind]} ({finding.kind}), {finding.confidence} confidence{inferred}", ""
     size = f"    {exact_bytes(finding.bytes)} in {counted(finding.blocks, 'block')}"
     if finding.indirect_blocks:
-        size += f", with {exact_bytes(finding.indirect_bytes)} more in {counted(finding.indirect_blocks, 'block')} that hang on them"
+        size += (
+            f", with {exact_bytes(finding.indirect_bytes)} more in {counted(finding.indirect_blocks, 'block')} that hang on them"
+        )
     yield size, ""
     if finding.rate_bytes_per_second is not None:
         yield f"    at {rate(finding.rate_bytes_per_second, finding.rate_interval)}", ""
@@ -103,7 +105,12 @@ def _kind(total: KindTotal | None, name: str) -> str:
 def _tail(report: Report) -> Iterator[Line]:
     s = report.summary
     if s.definite is not None:
-        parts = [_kind(s.definite, "definite"), _kind(s.indirect, "indirect"), _kind(s.possible, "possible"), _kind(s.reachable, "reachable")]
+        parts = [
+            _kind(s.definite, "definite"),
+            _kind(s.indirect, "indirect"),
+            _kind(s.possible, "possible"),
+            _kind(s.reachable, "reachable"),
+        ]
         yield f"  heap: {'; '.join(parts)}", ""
     if report.retained_free.bytes is not None:
         yield f"  free, but kept by the allocator: {amount(report.retained_free.bytes)}, which is no leak", ""
@@ -112,4 +119,7 @@ def _tail(report: Report) -> Iterator[Line]:
         share = "" if gap.share is None else f" ({percent(gap.share)} of the process)"
         yield f"  not judged: {printable(gap.name)}{size}{share}: {printable(gap.why)}", "warning"
     cost = report.cost
-    yield f"  cost: the target stood still for {duration(cost.target_stopped_ns)} in all; {duration(cost.duration_ns)} altogether", "dim"
+    yield (
+        f"  cost: the target stood still for {duration(cost.target_stopped_ns)} in all; {duration(cost.duration_ns)} altogether",
+        "dim",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
+from collections.abc import Sequence
 
 from leakline.model.stack import Frame, SourceLocation
 
@@ -69,19 +69,14 @@ def printable(name: str) -> str:
     return _CONTROL.sub(escape, name)
 
 
-def width(text: str) -> int:
-    """Columns that a text takes in a terminal."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
-
-
-def place(location: SourceLocation) -> str:
-    """`leak-example.c:6`; the function where the line is unknown."""
+def place(location: SourceLocation, stack: Sequence[Frame] = ()) -> str:
+    """`leak-example.c:6`; the function where the line is unknown; `module+0x1176` where that is unknown too."""
     if location.file is not None and location.line is not None:
         return printable(f"{os.path.basename(location.file)}:{location.line}")
-    return printable(location.function or "an unknown function")
+    frame = next((frame for frame in stack if frame.location == location and frame.module is not None), None)
+    if frame is None:
+        return printable(location.function or "an unknown function")
+    return frame_function(frame) if frame.function else frame_place(frame)
 
 
 def frame_place(frame: Frame) -> str:

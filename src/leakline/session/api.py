@@ -28,6 +28,7 @@ def diagnose(pids: Sequence[int], *, budget_seconds: float = 60.0) -> list[Repor
 
     Raises:
         LeaklineError: none of them could be looked at; the class says why, the hint what to do.
+
     """
     return Diagnosis(ProcFs(), Interruption(), _silent, budget_seconds).run(pids)
 
@@ -41,5 +42,6 @@ def scan(pid: int, *, looks: int = 2) -> Report:
 
     Raises:
         LeaklineError: it could not be looked at; the class says why, the hint what to do.
+
     """
     return look(ProcFs(), pid, looks=looks, interruption=Interruption(), say=_silent)

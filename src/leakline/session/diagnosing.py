@@ -72,6 +72,7 @@ class Diagnosis:
 
         Raises:
             LeaklineError: none of them could; the first one's reason.
+
         """
         cases, errors = [], []
         for pid in pids:
@@ -80,6 +81,8 @@ class Diagnosis:
                 cases.append(_Case(target=describe(self._procfs, pid), started_ns=time.monotonic_ns()))
             except LeaklineError as error:
                 errors.append(error)
+        if not cases:
+            raise errors[0]
         self._measure(cases)
         reports = []
         # The one that grows most first: the budget may not do for all.
@@ -95,8 +98,8 @@ class Diagnosis:
             reports.append(self._report(case))
         if not reports:
             raise errors[0]
-        for error in errors:
-            self._say(f"skipped: {error.message}")
+        for skipped in errors:
+            self._say(f"skipped: {skipped.message}")
         return reports
 
     # Rungs 1 to 4: the system, the processes, their mappings.
@@ -105,11 +108,10 @@ class Diagnosis:
         memory = self._procfs.memory()
         names = ", ".join(f"{c.target.command} ({c.target.pid})" for c in cases)
         window = min(_WINDOW_SECONDS, self._budget / 4)
-        if cases:
-            self._say(f"measuring {names} for {window:g} s, every {_SAMPLE_SECONDS:g} s")
+        self._say(f"measuring {names} for {window:g} s, every {_SAMPLE_SECONDS:g} s")
         for case in cases:
             case.before = self._mappings(case)
-        for _ in self._interruption.ticks(_SAMPLE_SECONDS, window) if cases else ():
+        for _ in self._interruption.ticks(_SAMPLE_SECONDS, window):
             for case in cases:
                 try:
                     case.samples.append(sample_usage(self._procfs, case.target.pid))

@@ -40,6 +40,7 @@ def look(
         NotSupported: its allocator is none that leakline can read.
         TargetGone: it ended.
         PermissionNeeded: it belongs to somebody else.
+
     """
     began = time.monotonic_ns()
     require_readable(procfs, pid)
@@ -63,6 +64,7 @@ def watch_allocations(
     Raises:
         NotSupported: its allocator is none that leakline can read.
         PermissionNeeded: recording is not allowed.
+
     """
     began = time.monotonic_ns()
     require_readable(procfs, pid)

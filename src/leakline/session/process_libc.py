@@ -43,6 +43,7 @@ def find_libc(procfs: ProcFs, pid: int) -> ProcessLibc:
     Raises:
         NotSupported: it is a 32-bit or static program, or another allocator serves it.
         NotPossible: libc's file was replaced, and only root can read the one that is mapped.
+
     """
     vmas = procfs.maps(pid)
     if not vmas:
@@ -66,6 +67,7 @@ def find_functions(libc: ProcessLibc, names: Sequence[str]) -> dict[str, LibcFun
 
     Raises:
         NotSupported: it has no malloc.
+
     """
     found = {}
     with Elf.open(libc.path, "libc") as elf:

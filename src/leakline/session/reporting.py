@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from leakline.analysis.coverage import not_judged
@@ -41,15 +42,12 @@ def build_report(
         before: its mappings at the beginning, to see what grew.
         after: its mappings later, in case that it has ended by now.
         gaps: what is known not to be judged.
+
     """
-    try:
+    with suppress(LeaklineError):  # if it has ended, what was measured last stands
         after = procfs.smaps(target.pid)
-    except LeaklineError:
-        pass  # it has ended: what was measured last stands
     last = scans[-1] if scans else None
-    unseen = not_judged(
-        after if before is None else before, after, last.heap_ranges if last else (), last.problems if last else ()
-    )
+    unseen = not_judged(after if before is None else before, after, last.heap_ranges if last else (), last.problems if last else ())
     return Report(
         target=target,
         bytes_are="usable",

@@ -32,6 +32,7 @@ class Scanner:
 
     Raises:
         NotSupported: it is no 64-bit, dynamically linked program on a glibc that leakline knows.
+
     """
 
     def __init__(self, procfs: ProcFs, pid: int) -> None:
@@ -53,6 +54,7 @@ class Scanner:
         Raises:
             TargetGone: it ended meanwhile.
             NotPossible: it did not stop in time.
+
         """
         began = time.monotonic_ns()
         with PageMap(self._procfs.root, self.pid) as pages:
@@ -70,9 +72,7 @@ class Scanner:
         copy = MemoryCopy(buffer, copied)
         return self._judge(copy, vmas, process.threads, began, process.stopped_ns)
 
-    def _judge(
-        self, copy: MemoryCopy, vmas: list[Vma], threads: Sequence[ThreadState], began: int, stopped_ns: int
-    ) -> HeapScan:
+    def _judge(self, copy: MemoryCopy, vmas: list[Vma], threads: Sequence[ThreadState], began: int, stopped_ns: int) -> HeapScan:
         arenas, problems = self._arenas(copy, vmas)
         seen = time.monotonic_ns()
         with Heap(copy) as heap:
@@ -80,7 +80,9 @@ class Scanner:
             heap.mark(*self._roots(copy, vmas, threads, layout.bookkeeping))
             blocks, sizes = heap.totals()
             resolver = Resolver(
-                vmas, lambda vma: self._procfs.mapped_file(self.pid, vma), bytes(self._procfs.root / str(self.pid) / "root")
+                vmas,
+                lambda vma: self._procfs.mapped_file(self.pid, vma),
+                bytes(self._procfs.root / str(self.pid) / "root"),
             )
             contents: dict[int, str | None] = {}
             lost = []

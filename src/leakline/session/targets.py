@@ -21,6 +21,7 @@ def select(procfs: ProcFs, pids: Sequence[int], name: str | None) -> list[int]:
     Raises:
         InvalidRequest: the expression is not one, or nothing was named.
         TargetGone: no process has such a name.
+
     """
     chosen = list(dict.fromkeys(pids))
     if name is None:
@@ -43,7 +44,9 @@ def select(procfs: ProcFs, pids: Sequence[int], name: str | None) -> list[int]:
         if not stat.is_kernel_thread and not stat.is_zombie and (pattern.search(stat.command) or pattern.search(program)):
             chosen.append(pid)
     if not chosen:
-        raise TargetGone(f"no process is named like {name!r}", hint="`ps -e` shows what there is; the name is a regular expression.")
+        raise TargetGone(
+            f"no process is named like {name!r}", hint="`ps -e` shows what there is; the name is a regular expression."
+        )
     return chosen
 
 
@@ -67,10 +70,14 @@ def require_readable(procfs: ProcFs, pid: int) -> None:
         TargetGone: there is none, or it has ended (a zombie).
         NotPossible: it is a kernel thread, or leakline itself.
         PermissionNeeded: it belongs to somebody else.
+
     """
     if pid == os.getpid():
         raise NotPossible("leakline cannot stop itself to look at itself", hint="Choose another process.")
-    stat = procfs.stat(pid)
+    try:
+        stat = procfs.stat(pid)
+    except TargetGone as error:
+        raise TargetGone(f"there is no process {pid}") from error
     if stat.is_kernel_thread:
         raise NotPossible(
             f"process {pid} ({stat.command}) is a kernel thread: it has no memory of its own",
@@ -101,7 +108,11 @@ def describe(procfs: ProcFs, pid: int) -> Target:
         executable: str | None = procfs.executable(pid)
     except LeaklineError:
         executable = None
-    return Target(pid=pid, command=readable(procfs.stat(pid).command), executable=None if executable is None else readable(executable))
+    return Target(
+        pid=pid,
+        command=readable(procfs.stat(pid).command),
+        executable=None if executable is None else readable(executable),
+    )
 
 
 def readable(name: str) -> str:

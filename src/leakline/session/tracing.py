@@ -53,6 +53,7 @@ class BpfRecorder:
     Raises:
         PermissionNeeded: it takes root, or CAP_BPF and CAP_PERFMON.
         NotPossible: this kernel or this installation has no BPF.
+
     """
 
     def __init__(self, procfs: ProcFs, pid: int, interruption: Interruption, min_size: int = 0) -> None:
@@ -92,6 +93,7 @@ class BreakpointRecorder:
     Raises:
         PermissionNeeded: perf_event_open is not allowed on this process.
         NotPossible: there are no hardware breakpoints here.
+
     """
 
     def __init__(self, procfs: ProcFs, pid: int, interruption: Interruption, sizes: Collection[int]) -> None:
@@ -188,6 +190,7 @@ def open_recorder(
     Raises:
         PermissionNeeded: none is allowed; the hint says what would help.
         NotPossible: none works here, or nothing is lost that breakpoints could look for.
+
     """
     if via != "breakpoint":
         try:

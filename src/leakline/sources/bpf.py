@@ -52,6 +52,7 @@ def load_libbpf() -> ctypes.CDLL:
 
     Raises:
         NotPossible: there is none.
+
     """
     try:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)

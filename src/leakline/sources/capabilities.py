@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from leakline.errors import LeaklineError
 from leakline.formats.elf import Elf
@@ -27,9 +27,7 @@ _SCAN = ("scan", "diagnose")
 _TRACE = ("trace", "diagnose")
 
 
-def _capability(
-    name: str, used_by: tuple[str, ...], attempt: Callable[[], str], remedy: str | None = None
-) -> Capability:
+def _capability(name: str, used_by: tuple[str, ...], attempt: Callable[[], str], remedy: str | None = None) -> Capability:
     """Try something that raises when it does not work and returns what was found when it does."""
     try:
         return Capability(name=name, works=True, detail=attempt(), remedy=None, used_by=used_by)
@@ -48,7 +46,7 @@ class _Subject:
             self._child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         self.pid = target if target is not None else self._child.pid if self._child else 0
 
-    def __enter__(self) -> _Subject:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,6 +60,7 @@ def examine(procfs: ProcFs, target: int | None = None) -> tuple[Capability, ...]
 
     Raises:
         TargetGone: there is no such target.
+
     """
     if target is not None:
         procfs.stat(target)

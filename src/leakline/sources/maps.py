@@ -9,9 +9,7 @@ from leakline.model.memory import MemoryUsage
 from leakline.model.vma import Vma, VmaUsage
 from leakline.sources.parsing import kilobytes, text
 
-_VMA = re.compile(
-    rb"([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)(?: +(.*))?", re.DOTALL
-)
+_VMA = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)(?: +(.*))?", re.DOTALL)
 _FIELD = re.compile(rb"([A-Z][A-Za-z_]+):\s+(.*)", re.DOTALL)
 
 
@@ -40,6 +38,7 @@ def parse_maps(data: bytes) -> list[Vma]:
 
     Raises:
         ParseError: a line has another form.
+
     """
     vmas = []
     for line in data.split(b"\n"):
@@ -80,6 +79,7 @@ def parse_smaps_rollup(data: bytes) -> MemoryUsage:
 
     Raises:
         ParseError: it is cut short, or of another form.
+
     """
     head, _, rest = data.partition(b"\n")
     if _vma(head) is None:
@@ -103,6 +103,7 @@ def parse_smaps(data: bytes) -> list[VmaUsage]:
 
     Raises:
         ParseError: it is cut short, or of another form.
+
     """
     blocks: list[tuple[Vma, list[bytes]]] = []
     for line in data.split(b"\n"):

@@ -12,6 +12,7 @@ def parse_meminfo(data: bytes) -> SystemMemory:
 
     Raises:
         ParseError: an amount that every kernel has is missing, or has another form.
+
     """
     fields = key_values(data, "meminfo")
 

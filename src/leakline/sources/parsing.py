@@ -15,6 +15,7 @@ def key_values(data: bytes, what: str) -> dict[bytes, bytes]:
 
     Raises:
         ParseError: a line has no colon.
+
     """
     pairs = {}
     for line in data.splitlines():
@@ -30,6 +31,7 @@ def kilobytes(value: bytes, what: str) -> int:
 
     Raises:
         ParseError: it is something else.
+
     """
     number, _, unit = value.partition(b" ")
     if not number.isdigit() or unit.strip() != b"kB":
@@ -42,6 +44,7 @@ def integer(value: bytes, what: str, base: int = 10) -> int:
 
     Raises:
         ParseError: it is something else.
+
     """
     try:
         return int(value, base)

@@ -12,7 +12,7 @@ import mmap
 import os
 import platform
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 MOST_BREAKPOINTS = 4
 _PERF_EVENT_OPEN = 298  # x86-64
 _TYPE_BREAKPOINT, _EXECUTE = 5, 4
-_SAMPLE_IP, _SAMPLE_TID, _SAMPLE_TIME, _SAMPLE_CALLCHAIN, _SAMPLE_REGS, _SAMPLE_STACK = 1, 2, 4, 1 << 5, 1 << 12, 1 << 13
+_SAMPLE_IP, _SAMPLE_TID, _SAMPLE_TIME, _SAMPLE_CALLCHAIN, _SAMPLE_REGS, _SAMPLE_STACK = (
+    1,
+    2,
+    4,
+    1 << 5,
+    1 << 12,
+    1 << 13,
+)
 # perf_regs.h of x86: AX 0, CX 2, DX 3, SI 4, DI 5, SP 7.
 _REGISTERS = (0, 2, 3, 4, 5, 7)
 _STACK_BYTES = 16
@@ -108,7 +115,7 @@ class Breakpoints:
             self.close()
             raise
 
-    def __enter__(self) -> Breakpoints:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,6 +173,7 @@ class Breakpoints:
 
         Raises:
             TargetGone: no thread is left to watch.
+
         """
         if not self._rings:
             raise TargetGone(f"process {self._pid} is gone")

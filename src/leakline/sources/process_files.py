@@ -12,6 +12,7 @@ def parse_stat(data: bytes) -> ProcessStat:
 
     Raises:
         ParseError: it is cut short, or of another form.
+
     """
     head, _, tail = data.rpartition(b")")
     pid, _, command = head.partition(b"(")
@@ -36,6 +37,7 @@ def parse_status(data: bytes) -> ProcessStatus:
 
     Raises:
         ParseError: it is cut short, or of another form.
+
     """
     # A newline in a command is escaped in this file, so lines are lines.
     fields = key_values(data, "status")

@@ -36,9 +36,7 @@ _EINTR, _ERESTARTNOHAND = -4, -514
 # read write readv writev connect accept sendto recvfrom sendmsg recvmsg semop msgsnd msgrcv rt_sigtimedwait io_getevents
 # semtimedop epoll_wait epoll_pwait accept4 recvmmsg sendmmsg io_pgetevents io_uring_enter epoll_pwait2.
 # close(2) must never be in this list: to repeat it would close somebody else's descriptor.
-_RESTARTABLE = frozenset(
-    (0, 1, 19, 20, 42, 43, 44, 45, 46, 47, 65, 69, 70, 128, 208, 220, 232, 281, 288, 299, 307, 333, 426, 441)
-)
+_RESTARTABLE = frozenset((0, 1, 19, 20, 42, 43, 44, 45, 46, 47, 65, 69, 70, 128, 208, 220, 232, 281, 288, 299, 307, 333, 426, 441))
 
 
 class _Iovec(ctypes.Structure):
@@ -56,7 +54,7 @@ class ThreadState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stack_pointer(self) -> int:
-        """rsp."""
+        """Rsp."""
         return self.registers[_RSP]
 
     @property
@@ -110,6 +108,7 @@ class StoppedProcess:
 
         Raises:
             NotPossible: a thread did not stop in time, or somebody else traces it; whatever was stopped runs again.
+
         """
         self.began_ns = time.monotonic_ns()
         deadline = time.monotonic() + deadline_seconds

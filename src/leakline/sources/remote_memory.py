@@ -7,7 +7,7 @@ import fcntl
 import mmap
 import os
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from leakline.errors import NotPossible, TargetGone
 from leakline.sources.procfs import translated
@@ -52,6 +52,7 @@ class PageMap:
 
     Raises:
         PermissionNeeded: it takes the right to trace the process.
+
     """
 
     def __init__(self, root: Path, pid: int) -> None:
@@ -60,7 +61,7 @@ class PageMap:
             self._file = open(root / str(pid) / "pagemap", "rb", buffering=0)  # noqa: SIM115
         self._scans = True
 
-    def __enter__(self) -> PageMap:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -17,6 +17,7 @@ def source_lines(path: bytes, addresses: Sequence[int]) -> list[list[SourceLocat
 
     Raises:
         NotPossible: addr2line is missing, or failed.
+
     """
     if not addresses:
         return []

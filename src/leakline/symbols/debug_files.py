@@ -20,6 +20,7 @@ def find_debug_file(path: bytes, elf: Elf, *, real_path: bytes, roots: tuple[byt
         elf: what is in it.
         real_path: its name in its own mount namespace, where its neighbours are looked for.
         roots: prefixes for the file systems to search: the target's, and ours.
+
     """
     if elf.has_lines():
         return path

@@ -36,6 +36,7 @@ class Resolver:
         vmas: the process's mappings.
         open_as: a path by which a mapping's file can be opened, None if there is none.
         root: the process's root folder, for debug files of its own mount namespace.
+
     """
 
     def __init__(self, vmas: Sequence[Vma], open_as: Callable[[Vma], bytes | None], root: bytes) -> None:
@@ -57,6 +58,7 @@ class Resolver:
         Args:
             addresses: in the process.
             returns: they are return addresses: the call lies one byte before, perhaps on an earlier line.
+
         """
         step = 1 if returns else 0
         found: dict[int, tuple[Frame, ...]] = {}
@@ -122,9 +124,7 @@ class Resolver:
 
     def _open(self, vma: Vma, path: str) -> _Module:
         name = os.path.basename(path.removesuffix(" (deleted)"))
-        nothing = _Module(
-            name=name, path=None, lines_in=None, symbols=SymbolTable([]), build_id=None, loads=lambda offset: offset
-        )
+        nothing = _Module(name=name, path=None, lines_in=None, symbols=SymbolTable([]), build_id=None, loads=lambda offset: offset)
         opened = self._open_as(vma)
         if opened is None:
             self.problems.append(f"{name}: its file was replaced or deleted since the process mapped it")

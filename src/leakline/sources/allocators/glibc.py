@@ -46,7 +46,7 @@ class GlibcVersion(msgspec.Struct, frozen=True, order=True):
 
     @property
     def tcache(self) -> TcacheLayout:
-        """struct tcache_perthread_struct: one-byte counts up to 2.29; 12 more bins, and counts of free places, since 2.42."""
+        """Struct tcache_perthread_struct: one-byte counts up to 2.29; 12 more bins, and counts of free places, since 2.42."""
         version = (self.major, self.minor)
         bins, count_bytes = (76 if version >= (2, 42) else 64), (1 if version < (2, 30) else 2)
         entries = bins * count_bytes
@@ -67,6 +67,7 @@ def parse_version(libc: bytes) -> GlibcVersion:
 
     Raises:
         NotSupported: it names none, or one that leakline does not know.
+
     """
     match = _VERSION.search(libc)
     if match is None:
@@ -75,7 +76,7 @@ def parse_version(libc: bytes) -> GlibcVersion:
     if not OLDEST <= (version.major, version.minor) <= NEWEST:
         raise NotSupported(
             f"not supported: glibc {version}",
-            hint=f"leakline reads the heaps of glibc {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}; a newer leakline may know this one.",
+            hint="leakline reads the heaps of glibc {}.{} to {}.{}; a newer leakline may know this one.".format(*OLDEST, *NEWEST),
         )
     return version
 
@@ -255,9 +256,8 @@ def add_blocks(heap: Heap, copy: MemoryCopy, version: GlibcVersion, arenas: list
     heap.index()
     heap.tcaches(version.tcache)
     for arena in arenas:
-        for head in arena.fastbins:
-            if heap.fastbin(head, mangled=version.mangles_links) is None:
-                problems.append(f"a fastbin of the arena at {arena.address:#x} is corrupt")
+        broken = [head for head in arena.fastbins if heap.fastbin(head, mangled=version.mangles_links) is None]
+        problems += [f"a fastbin of the arena at {arena.address:#x} is corrupt"] if broken else []
     _, sizes = heap.totals()
     return HeapLayout(bookkeeping=tuple(bookkeeping), free_bytes=free + sizes[4], problems=tuple(problems))
 

@@ -43,7 +43,7 @@ _HINTS = {
     "LeakSanitizer": "The program checks itself: end it and read its LeakSanitizer report.",
     "valgrind": "The program runs under valgrind already: ask that, by `vgdb leak_check full`.",
 }
-_DEFAULT_HINT = "Start the program with glibc's malloc, if it can be built so; `leakline diagnose` needs that for its scan."
+_DEFAULT_HINT = "Start the program on glibc's malloc if it can be built so; or under valgrind --leak-check=full."
 
 
 def foreign_allocator(vmas: Iterable[Vma], executable: Elf | None) -> str | None:
@@ -63,6 +63,7 @@ def require_glibc(vmas: list[Vma], executable: Elf | None) -> Vma:
 
     Raises:
         NotSupported: it is a 32-bit or static program, or another allocator serves it.
+
     """
     if executable is not None and executable.bits != 64:
         raise NotSupported("not supported: a 32-bit program", hint="valgrind can check it: valgrind --leak-check=full PROGRAM.")
@@ -78,6 +79,6 @@ def require_glibc(vmas: list[Vma], executable: Elf | None) -> Vma:
     if executable is None or not executable.has_interpreter:
         raise NotSupported(
             "not supported: a statically linked program",
-            hint="Link it dynamically to look into its heap. Its growth is still measured: `leakline diagnose`.",
+            hint="Link it dynamically; or start it under valgrind --soname-synonyms=somalloc=NONE --leak-check=full.",
         )
     raise NotSupported("not supported: the program maps no libc that leakline knows", hint=_DEFAULT_HINT)
