@@ -1,6 +1,7 @@
 /* glibc's chunks: malloc/malloc.c and malloc/arena.c of 2.28 to 2.42, x86-64. */
 #include "heap.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { PREV_INUSE = 1, IS_MMAPPED = 2, FLAGS = 7, ALIGN = 16, MINSIZE = 32, FENCE = 16 };
@@ -29,6 +30,11 @@ void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, struct wal
 			r->end = WALK_NOT_COPIED;
 			break;
 		}
+		/* An older heap of a thread's arena ends in a header of size 0; what is left of its top before that is no block. */
+		if (!(next & ~(uint64_t)FLAGS) && chunk + size + 16 == end) {
+			r->end = WALK_FENCEPOST;
+			break;
+		}
 		if (next & PREV_INUSE) {
 			if (!heap_add_block(h, chunk + 16)) {
 				r->end = WALK_NO_MEMORY;
@@ -42,21 +48,29 @@ void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, struct wal
 	r->stopped_at = chunk;
 	r->blocks = h->n_blocks - first_block;
 	/* The last block's usable bytes reach 8 bytes into the chunk behind it. */
-	if (chunk > first && !heap_add_area(h, first, chunk + 8, first_block))
+	if (chunk > first && !heap_add_area(h, first, chunk + 8, first_block, 0))
 		r->end = WALK_NO_MEMORY;
 }
 
-/* Whether a walk from `first` ends exactly at `end` or at a fencepost, after one chunk at least; adds nothing. */
-static int walks_through(struct heap *h, uint64_t first, uint64_t end)
+/* Whether a walk from `chunk` ends exactly at `end` or at a fencepost, after one chunk at least; adds nothing.
+ * `failed` has a bit for each granule from `from` on: a walk that comes where an earlier one failed fails too. */
+static int walks_through(struct heap *h, uint64_t chunk, uint64_t end, uint64_t from, uint8_t *failed)
 {
-	uint64_t chunk = first, header;
+	uint64_t first = chunk, header, next, before;
 	while (chunk < end) {
+		uint64_t granule = (chunk - from) >> 4;
+		if (failed[granule >> 3] & 1 << (granule & 7))
+			return 0;
+		failed[granule >> 3] |= (uint8_t)(1 << (granule & 7));
 		if (!heap_word(h, chunk + 8, &header))
 			return 0;
 		uint64_t size = header & ~(uint64_t)FLAGS;
 		if (size == FENCE)
 			return chunk > first && heap_word(h, chunk + 24, &header) && (header & ~(uint64_t)FLAGS) <= FENCE;
 		if (size < MINSIZE || size % ALIGN || header & IS_MMAPPED || size > end - chunk)
+			return 0;
+		/* A free chunk's size stands again before the next one. */
+		if (!heap_word(h, chunk + size + 8, &next) || (!(next & PREV_INUSE) && (!heap_word(h, chunk + size, &before) || before != size)))
 			return 0;
 		chunk += size;
 	}
@@ -66,59 +80,60 @@ static int walks_through(struct heap *h, uint64_t first, uint64_t end)
 /* The first address from `from` on where the main arena goes on behind memory that somebody else took by sbrk; 0 if none. */
 uint64_t leakline_heap_resume(struct heap *h, uint64_t from, uint64_t end)
 {
-	for (uint64_t chunk = (from + 15) & ~15ull; chunk < end; chunk += ALIGN)
-		if (walks_through(h, chunk, end))
-			return chunk;
-	return 0;
+	uint64_t first = (from + 15) & ~15ull, found = 0;
+	uint8_t *failed = first < end ? calloc(((end - first) >> 7) + 1, 1) : NULL;
+	if (!failed)
+		return 0;
+	for (uint64_t chunk = first; chunk < end && !found; chunk += ALIGN)
+		if (walks_through(h, chunk, end, first, failed))
+			found = chunk;
+	free(failed);
+	return found;
 }
 
-/* The start of an mmapped chunk whose mapping begins at `page`, or 0.
- * posix_memalign moves the header up: prev_size then tells how far it lies from its mapping's start. */
+/* Whether an mmapped chunk's header lies `offset` bytes into the mapping at `page`; *total gets the mapping's size. */
+static int mmapped_header(struct heap *h, uint64_t page, uint64_t offset, uint64_t end, uint64_t page_size, uint64_t *total)
+{
+	uint64_t before, header;
+	if (!heap_word(h, page + offset, &before) || !heap_word(h, page + offset + 8, &header))
+		return 0;
+	if (before != offset || (header & FLAGS) != IS_MMAPPED || (header & ~(uint64_t)FLAGS) < MINSIZE)
+		return 0;
+	*total = offset + (header & ~(uint64_t)FLAGS);
+	return *total >= page_size && *total % page_size == 0 && *total <= end - page;
+}
+
+/* The mmapped chunk whose mapping begins at `page`, or 0.
+ * posix_memalign moves the header up and leaves the old one where it was: the new one tells by prev_size how far it lies from the
+ * mapping's start, and both must end together. An alignment of a page or more puts it at the end of a page. */
 static uint64_t mmapped_chunk_at(struct heap *h, uint64_t page, uint64_t end, uint64_t page_size)
 {
-	uint64_t available;
-	const uint8_t *bytes = heap_bytes(h, page, &available);
-	if (!bytes)
+	uint64_t total, moved;
+	if (!mmapped_header(h, page, 0, end, page_size, &total))
 		return 0;
-	for (uint64_t offset = 0; offset < page_size && offset + 16 <= available; offset += ALIGN) {
-		uint64_t word[2];
-		memcpy(word, bytes + offset, sizeof word);
-		if ((word[1] & FLAGS) != IS_MMAPPED || word[0] != offset)
-			continue;
-		uint64_t total = word[0] + (word[1] & ~(uint64_t)FLAGS);
-		if (total >= page_size && total % page_size == 0 && total <= end - page)
+	for (uint64_t offset = ALIGN; offset + MINSIZE <= total; offset += offset < page_size - ALIGN ? ALIGN : page_size)
+		if (mmapped_header(h, page, offset, end, page_size, &moved) && moved == total)
 			return page + offset;
-	}
-	return 0;
+	return page;
 }
 
-/* Add the mmapped chunks of the mapping [start, end); `found` gets up to `room` ranges. Returns their number, -1 out of memory.
- * Only an alignment over a page puts the header in a later page; then it stands at the end of a page. */
+/* Add the mmapped chunks of the mapping [start, end); `found` gets up to `room` ranges. Returns their number, -1 out of memory. */
 int64_t leakline_heap_mmapped(struct heap *h, uint64_t start, uint64_t end, uint64_t page_size, struct range *found, size_t room)
 {
 	int64_t count = 0;
 	uint64_t page = start;
 	while (page < end && (size_t)count < room) {
-		uint64_t chunk = mmapped_chunk_at(h, page, end, page_size), mapping = page, header, before;
-		if (!chunk && heap_skip(h, &page, page_size))
+		if (heap_skip(h, &page, page_size))
 			continue;
-		if (!chunk) {
-			uint64_t last = page + page_size - 16;
-			if (heap_word(h, last, &before) && heap_word(h, last + 8, &header) && (header & FLAGS) == IS_MMAPPED && before <= last - start &&
-			    before % page_size == page_size - 16 && (before + (header & ~(uint64_t)FLAGS)) % page_size == 0 &&
-			    (header & ~(uint64_t)FLAGS) <= end - last) {
-				chunk = last;
-				mapping = last - before;
-			}
-		}
+		uint64_t chunk = mmapped_chunk_at(h, page, end, page_size), header;
 		if (!chunk || !heap_word(h, chunk + 8, &header)) {
 			page += page_size;
 			continue;
 		}
 		uint64_t first_block = h->n_blocks, chunk_end = chunk + (header & ~(uint64_t)FLAGS);
-		if (!heap_add_block(h, chunk + 16) || !heap_add_area(h, chunk, chunk_end, first_block))
+		if (!heap_add_block(h, chunk + 16) || !heap_add_area(h, chunk, chunk_end, first_block, 1))
 			return -1;
-		found[count++] = (struct range){mapping, chunk_end};
+		found[count++] = (struct range){page, chunk_end};
 		page = chunk_end;
 	}
 	return count;
@@ -163,11 +178,13 @@ struct tcache_layout { /* struct tcache_perthread_struct, which differs by versi
 	uint32_t mangled;
 };
 
-/* Whether the block is a thread's tcache: every bin's list must be whole, of its size, and as long as its count says. */
+/* Whether the block is a thread's tcache: every bin's list must be whole, of its size, and as long as its count says.
+ * One bin may be off by one: the thread may have been stopped between storing the entry and counting it. */
 static int tcache_lists(struct heap *h, uint64_t block, const struct tcache_layout *layout, int take)
 {
 	uint64_t available;
 	int64_t total = 0;
+	int off_by_one = 0;
 	const uint8_t *bytes = heap_bytes(h, h->address[block], &available);
 	if (!bytes || available < layout->entries_offset + 8ull * layout->bins)
 		return 0;
@@ -177,13 +194,15 @@ static int tcache_lists(struct heap *h, uint64_t block, const struct tcache_layo
 		if (layout->count_bytes == 2)
 			memcpy(&count, bytes + 2ull * bin, 2);
 		memcpy(&head, bytes + layout->entries_offset + 8ull * bin, 8);
-		uint64_t limit = layout->counts_entries ? count : UINT16_MAX;
+		uint64_t limit = layout->counts_entries ? count + 1ull : UINT16_MAX;
 		int64_t length = free_list(h, head, 0, (int)layout->mangled, bin < layout->small_bins ? 32 + 16ull * bin : 0, limit, take);
-		if (length < 0 || (layout->counts_entries && length != count))
+		if (length < 0)
+			return 0;
+		if (layout->counts_entries && length != count && ++off_by_one && (off_by_one > 1 || length + 1 < count))
 			return 0;
 		total += length;
 	}
-	return total > 0;
+	return total > off_by_one;
 }
 
 /* Find the tcaches among the blocks by their shape and take out what they hold. Returns the number of tcaches. */

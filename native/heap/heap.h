@@ -49,6 +49,7 @@ struct area { /* memory that one run of chunks fills: a heap, or one mmapped chu
 	uint64_t end;
 	uint64_t first_block; /* index of its first block */
 	uint64_t blocks;
+	int mmapped;
 	uint64_t *starts; /* bit per 16-byte granule, set where a block starts; NULL when it has one block at most */
 	uint32_t *rank;   /* blocks before each 64-granule word */
 };
@@ -78,6 +79,6 @@ uint64_t heap_block_size(struct heap *h, uint64_t block);
 /* Index of the block that holds address, or -1; *interior tells whether it points past the block's start. */
 int64_t heap_find(struct heap *h, uint64_t address, int *interior);
 int heap_add_block(struct heap *h, uint64_t address);
-int heap_add_area(struct heap *h, uint64_t start, uint64_t end, uint64_t first_block);
+int heap_add_area(struct heap *h, uint64_t start, uint64_t end, uint64_t first_block, int mmapped);
 
 #endif

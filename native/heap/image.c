@@ -111,7 +111,7 @@ int heap_add_block(struct heap *h, uint64_t address)
 	return 1;
 }
 
-int heap_add_area(struct heap *h, uint64_t start, uint64_t end, uint64_t first_block)
+int heap_add_area(struct heap *h, uint64_t start, uint64_t end, uint64_t first_block, int mmapped)
 {
 	if (h->n_areas == h->areas_room) {
 		size_t room = h->areas_room ? h->areas_room * 2 : 16;
@@ -123,7 +123,7 @@ int heap_add_area(struct heap *h, uint64_t start, uint64_t end, uint64_t first_b
 		h->areas = areas;
 		h->areas_room = room;
 	}
-	h->areas[h->n_areas++] = (struct area){.start = start, .end = end, .first_block = first_block, .blocks = h->n_blocks - first_block};
+	h->areas[h->n_areas++] = (struct area){.start = start, .end = end, .first_block = first_block, .blocks = h->n_blocks - first_block, .mmapped = mmapped};
 	if (start < h->low)
 		h->low = start;
 	if (end > h->high)
@@ -202,6 +202,11 @@ int64_t heap_find(struct heap *h, uint64_t address, int *interior)
 		block += count - 1;
 	}
 	uint64_t start = h->address[block];
+	/* malloc keeps no pointer to a mapping's start: who does made the mapping itself, and it only looks like a chunk. */
+	if (a->mmapped && address == a->start) {
+		*interior = 0;
+		return (int64_t)block;
+	}
 	if (address < start || address - start >= heap_block_size(h, block))
 		return -1;
 	*interior = address != start;

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from leakline.cli.options import closed_pipe_allowed
+
 if TYPE_CHECKING:
     from leakline.present.screen import Color
 
@@ -38,8 +40,10 @@ def command(target: int | None, as_json: bool, color: Color) -> int:
         target=target,
         capabilities=examine(ProcFs(), target),
     )
-    if as_json:
-        sys.stdout.write(to_json(report))
-    else:
-        write_lines(describe_doctor(report), sys.stdout, color)
+    with closed_pipe_allowed():
+        if as_json:
+            sys.stdout.write(to_json(report))
+        else:
+            write_lines(describe_doctor(report), sys.stdout, color)
+        sys.stdout.flush()
     return 0

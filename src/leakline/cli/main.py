@@ -78,7 +78,6 @@ def main() -> NoReturn:
     """Run the command line."""
     try:
         code = cli.main(prog_name="leakline", standalone_mode=False)
-        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
@@ -92,10 +91,6 @@ def main() -> NoReturn:
         _fail(type(error).__name__, error.format_message(), f"`{path} --help` shows what it takes.", 2)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read us has seen enough, as `head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         if os.environ.get("LEAKLINE_TRACEBACK"):
             raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +14,7 @@ import click
 from leakline.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from leakline.model.finding import Report
     from leakline.present.screen import Color
@@ -102,14 +104,29 @@ def fail_on_option(function: F) -> F:
     )(function)
 
 
+@contextmanager
+def closed_pipe_allowed() -> Iterator[None]:
+    """Whoever reads us may have seen enough, as `head` does: that is no error, and what follows goes nowhere."""
+    try:
+        yield
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(BrokenPipeError):
+                stream.flush()
+                continue
+            os.dup2(nowhere, stream.fileno())
+
+
 def speaker(quiet: bool) -> Callable[[str], None]:
     """Says on stderr what is being done."""
     from leakline.present.text import printable
 
     def say(text: str) -> None:
         if not quiet:
-            sys.stderr.write(f"leakline: {printable(text)}\n")
-            sys.stderr.flush()
+            with closed_pipe_allowed():
+                sys.stderr.write(f"leakline: {printable(text)}\n")
+                sys.stderr.flush()
 
     return say
 
@@ -135,7 +152,9 @@ class Output:
     def write(self, reports: Sequence[Report], stream: IO[str] | None = None) -> None:
         """Write the reports: to the file, else to the stream (stdout)."""
         if self._path is None:
-            self._write(reports, stream or sys.stdout, self._color)
+            with closed_pipe_allowed():
+                self._write(reports, stream or sys.stdout, self._color)
+                (stream or sys.stdout).flush()
             return
         try:
             with self._path.open("w", encoding="utf-8") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -53,16 +53,15 @@ def command(
     2.42 as the allocator.
     """
     from leakline.session.interruption import Interruption
-    from leakline.session.looking import look
+    from leakline.session.looking import each, look
     from leakline.session.targets import select
     from leakline.sources.procfs import ProcFs
 
     writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
     procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet)
     with interruption.listening():
-        reports = [
-            look(procfs, pid, looks=confirm, interruption=interruption, say=say, stop_deadline=stop_deadline)
-            for pid in select(procfs, [*pids, *more_pids], name)
-        ]
+        chosen = select(procfs, [*pids, *more_pids], name)
+        options: dict[str, Any] = {"looks": confirm, "interruption": interruption, "say": say, "stop_deadline": stop_deadline}
+        reports = each(chosen, lambda pid: look(procfs, pid, **options), say)
     writer.write(reports)
     return int(fails(reports, fail_on))

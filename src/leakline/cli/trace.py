@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -44,16 +44,15 @@ def command(
     what is lost (definite) from what is only not freed yet (reachable).
     """
     from leakline.session.interruption import Interruption
-    from leakline.session.looking import watch_allocations
+    from leakline.session.looking import each, watch_allocations
     from leakline.session.targets import select
     from leakline.sources.procfs import ProcFs
 
     writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
     procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet)
     with interruption.listening():
-        reports = [
-            watch_allocations(procfs, pid, duration, via=via, min_size=min_size, interruption=interruption, say=say)
-            for pid in select(procfs, [*pids, *more_pids], name)
-        ]
+        chosen = select(procfs, [*pids, *more_pids], name)
+        options: dict[str, Any] = {"via": via, "min_size": min_size, "interruption": interruption, "say": say}
+        reports = each(chosen, lambda pid: watch_allocations(procfs, pid, duration, **options), say)
     writer.write(reports)
     return int(fails(reports, fail_on))

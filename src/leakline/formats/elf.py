@@ -177,7 +177,7 @@ class Elf:
                 if section_index == 0 or info & 15 not in (_STT_FUNC, _STT_GNU_IFUNC, _STT_OBJECT):
                     continue
                 end = names.find(b"\0", name_at)
-                name = names[name_at : end if end >= 0 else len(names)].decode(errors="surrogateescape")
+                name = names[name_at : end if end >= 0 else len(names)].decode(errors="backslashreplace")
                 symbols.append(Symbol(name=name, address=address, size=size))
             return SymbolTable(symbols)
 

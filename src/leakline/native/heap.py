@@ -90,18 +90,19 @@ class RawLostBlock(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryCopy:
-    """Runs of a target's memory in one buffer of ours. Runs are (start, end), sorted, not overlapping."""
+    """Runs of a target's memory in one buffer of ours: (start, end) in the order in which they lie there, not overlapping."""
 
     def __init__(self, buffer: mmap.mmap, runs: Sequence[tuple[int, int]]) -> None:
         self._buffer = buffer
-        self.runs = tuple(runs)
-        self._starts = [start for start, _ in self.runs]
-        self._offsets = []
-        offset = 0
-        for start, end in self.runs:
-            self._offsets.append(offset)
-            offset += end - start
-        self.size = offset
+        self.size = 0
+        placed = []
+        for start, end in runs:
+            placed.append((start, end, self.size))
+            self.size += end - start
+        placed.sort()
+        self.runs = tuple((start, end) for start, end, _ in placed)
+        self._starts = [start for start, _, _ in placed]
+        self._offsets = [offset for _, _, offset in placed]
 
     def read(self, address: int, size: int) -> bytes:
         """The bytes there, fewer where the copy ends; empty where nothing was copied."""

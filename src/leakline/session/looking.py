@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from leakline.analysis.diagnosis import find_lost, find_outstanding
+from leakline.errors import LeaklineError
 from leakline.session.reporting import build_report
 from leakline.session.scanning import STOP_DEADLINE_SECONDS, Scanner
 from leakline.session.symbolising import frames_of
@@ -13,7 +14,7 @@ from leakline.session.targets import describe, require_readable
 from leakline.session.tracing import Via, open_recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from leakline.model.finding import Report
     from leakline.model.heap import HeapScan
@@ -88,3 +89,23 @@ def watch_allocations(
     if trace.sees_frees:
         findings += find_outstanding(trace, scans[-2:], frames)
     return build_report(procfs, target, scans, findings, began_ns=began)
+
+
+def each(pids: Sequence[int], one: Callable[[int], Report], say: Say) -> list[Report]:
+    """Look at several processes one after the other; what cannot be looked at is said and left out.
+
+    Raises:
+        LeaklineError: none of them could; the first one's reason.
+
+    """
+    reports, errors = [], []
+    for pid in pids:
+        try:
+            reports.append(one(pid))
+        except LeaklineError as error:
+            errors.append(error)
+    if not reports and errors:
+        raise errors[0]
+    for skipped in errors:
+        say(f"skipped: {skipped.message}")
+    return reports

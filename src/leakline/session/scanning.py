@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from leakline.analysis.roots import Range, ThreadStack, dead_stack, stack_bounds, subtract
@@ -12,16 +13,21 @@ from leakline.native.heap import INDIRECT, POSSIBLE, REACHABLE, UNREACHED, Heap,
 from leakline.session.process_libc import find_libc
 from leakline.sources.allocators.glibc import Arena, add_blocks, find_arenas, find_main_arena, parse_version
 from leakline.sources.ptrace import ThreadState, stopped
-from leakline.sources.remote_memory import PAGE, PageMap, RemoteMemory, buffer_for, holds_pointers
+from leakline.sources.remote_memory import PAGE, PageMap, RemoteMemory, buffer_for, holds_pointers, shmem_size
 from leakline.symbols.resolver import Resolver
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Sequence
 
     from leakline.model.vma import Vma
     from leakline.sources.procfs import ProcFs
 
 _KINDS: dict[int, LeakKind] = {UNREACHED: "definite", INDIRECT: "indirect", POSSIBLE: "possible"}
+# A thread is rarely in malloc; if one is, look again at once.
+_ATTEMPTS = 10
+_BETWEEN_ATTEMPTS_SECONDS = 0.0005
+_MOST_OF_AVAILABLE = 0.8
 # More of the target's memory than before is expected by the time that it stands still.
 _HEADROOM = 1.05, 64 * PAGE
 STOP_DEADLINE_SECONDS = 1.0
@@ -57,26 +63,57 @@ class Scanner:
 
         """
         began = time.monotonic_ns()
-        with PageMap(self._procfs.root, self.pid) as pages:
-            expected = sum(end - start for start, end in pages.own_runs(self._procfs.maps(self.pid)))
-            buffer = buffer_for(int(expected * _HEADROOM[0]) + _HEADROOM[1])
-            memory = RemoteMemory(self._procfs.root, self.pid)
-            with stopped(self._procfs, self.pid, stop_deadline) as process:
-                vmas = self._procfs.maps(self.pid)
-                runs = pages.own_runs(vmas)
-                needed = sum(end - start for start, end in runs)
-                if needed > len(buffer):
-                    buffer = buffer_for(needed)
-                copied = memory.copy(runs, buffer)
-                memory.close()
-        copy = MemoryCopy(buffer, copied)
-        return self._judge(copy, vmas, process.threads, began, process.stopped_ns)
+        memory = RemoteMemory(self._procfs.root, self.pid)
+        with PageMap(self._procfs.root, self.pid) as pages, closing(memory):
+            vmas = self._procfs.maps(self.pid)
+            shared = shmem_size(vmas)
+            expected = sum(end - start for start, end in pages.own_runs(vmas))
+            buffer = self._buffer(int(expected * _HEADROOM[0]) + _HEADROOM[1] + shared)
+            stopped_ns = 0
+            for attempt in range(_ATTEMPTS):
+                with stopped(self._procfs, self.pid, stop_deadline) as process:
+                    vmas = self._procfs.maps(self.pid)
+                    calm = attempt == _ATTEMPTS - 1 or not self._busy(process.threads, vmas)
+                    if calm:
+                        runs = pages.own_runs(vmas)
+                        needed = sum(end - start for start, end in runs) + shared
+                        if needed > len(buffer):
+                            buffer = self._buffer(needed)
+                        copied = memory.copy(runs, buffer)
+                stopped_ns += process.stopped_ns
+                if calm:
+                    break
+                time.sleep(_BETWEEN_ATTEMPTS_SECONDS)
+            used = sum(end - start for start, end in copied)
+            more, unread = memory.copy_shmem(vmas, copied, buffer, used)
+        return self._judge(MemoryCopy(buffer, [*copied, *more]), vmas, process.threads, unread, began, stopped_ns)
 
-    def _judge(self, copy: MemoryCopy, vmas: list[Vma], threads: Sequence[ThreadState], began: int, stopped_ns: int) -> HeapScan:
+    def _buffer(self, size: int) -> mmap.mmap:
+        available = self._procfs.memory().available
+        hint = "Run it where there is more memory, or when there is."
+        if available is not None and size > available * _MOST_OF_AVAILABLE:
+            raise NotPossible(
+                f"a copy of process {self.pid} takes {size >> 20} MiB, and {available >> 20} are available", hint=hint
+            )
+        try:
+            return buffer_for(size)
+        except (OSError, MemoryError) as error:
+            raise NotPossible(f"no memory for a copy of process {self.pid}: {size >> 20} MiB", hint=hint) from error
+
+    def _busy(self, threads: Sequence[ThreadState], vmas: Sequence[Vma]) -> bool:
+        """Whether a thread runs libc's own code, which may be malloc's: its lists are best looked at when nobody changes them."""
+        code = [vma for vma in vmas if (vma.device, vma.inode) == self._libc and "x" in vma.perms]
+        return any(not t.in_system_call and any(t.instruction_pointer in vma for vma in code) for t in threads)
+
+    def _judge(
+        self, copy: MemoryCopy, vmas: list[Vma], threads: Sequence[ThreadState], unread: int, began: int, stopped_ns: int
+    ) -> HeapScan:
         arenas, problems = self._arenas(copy, vmas)
+        if unread:
+            problems.append(f"{unread} bytes of shared memory were not read, and may hold pointers: nothing is called definite")
         seen = time.monotonic_ns()
         with Heap(copy) as heap:
-            layout = add_blocks(heap, copy, self.version, arenas, vmas)
+            layout = add_blocks(heap, self.version, arenas, vmas)
             heap.mark(*self._roots(copy, vmas, threads, layout.bookkeeping))
             blocks, sizes = heap.totals()
             resolver = Resolver(
@@ -93,7 +130,7 @@ class Scanner:
                     LostBlock(
                         address=block.address,
                         size=block.size,
-                        kind=_KINDS[block.state],
+                        kind="possible" if unread else _KINDS[block.state],
                         leader=block.leader,
                         content=contents[block.first_word],
                     )
@@ -140,4 +177,7 @@ class Scanner:
         writable = [piece for vma in vmas if holds_pointers(vma) for piece in copy.pieces(vma.start, vma.end)]
         roots = subtract(writable, [*bookkeeping, *dead_stack(bounds)])
         registers = [word for state in threads for word in (*state.registers, *state.extended)]
+        # A thread's table of TLS blocks (dtv) is allocated, and known by a pointer behind its first entry
+        # (sysdeps/x86_64/nptl/tls.h).
+        registers += [(copy.word(state.thread_pointer + 8) or 16) - 16 for state in threads if state.thread_pointer]
         return roots, registers

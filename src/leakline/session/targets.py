@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from leakline.errors import InvalidRequest, LeaklineError, NotPossible, PermissionNeeded, TargetGone
 from leakline.model.finding import Target
+from leakline.model.names import readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,8 +114,3 @@ def describe(procfs: ProcFs, pid: int) -> Target:
         command=readable(procfs.stat(pid).command),
         executable=None if executable is None else readable(executable),
     )
-
-
-def readable(name: str) -> str:
-    """A name that can stand in JSON: bytes that are not UTF-8 as backslash escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

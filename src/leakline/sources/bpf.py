@@ -31,6 +31,7 @@ _PROBES: tuple[tuple[str, str, bool], ...] = (
 FUNCTIONS = tuple(name for name, _, _ in _PROBES)
 _ALLOCATED, _FREED, _LOST = range(3)
 _STACK_DEPTH = 64
+_MOST_STEPS = 2_000_000  # twice what the map can hold
 _ALLOCATION = struct.Struct("<QQQIi")
 
 
@@ -103,16 +104,19 @@ class _Map:
         value = ctypes.create_string_buffer(size)
         return None if self._library.bpf_map_lookup_elem(self._fd, key, value) else value.raw
 
-    def items(self, key_size: int, size: int) -> list[tuple[bytes, bytes]]:
+    def entries(self, key_size: int, size: int, most: int) -> dict[bytes, bytes]:
         """All entries; those that come or go meanwhile may be missing."""
-        found: list[tuple[bytes, bytes]] = []
+        found: dict[bytes, bytes] = {}
         key: bytes | None = None
         following = ctypes.create_string_buffer(key_size)
-        while not self._library.bpf_map_get_next_key(self._fd, key, following):
+        # The kernel begins anew where the last key was deleted meanwhile: entries may come twice, but not for ever.
+        for _ in range(most):
+            if self._library.bpf_map_get_next_key(self._fd, key, following):
+                break
             key = following.raw
             value = self.get(key, size)
             if value is not None:
-                found.append((key, value))
+                found[key] = value
         return found
 
 
@@ -174,7 +178,7 @@ class HeapRecorder:
         stacks = _Map(self._library, self._object, "stacks")
         known: dict[int, tuple[int, ...]] = {}
         allocations = []
-        for key, value in _Map(self._library, self._object, "allocations").items(8, _ALLOCATION.size):
+        for key, value in _Map(self._library, self._object, "allocations").entries(8, _ALLOCATION.size, _MOST_STEPS).items():
             size, time_ns, caller, tid, stack_id = _ALLOCATION.unpack(value)
             if stack_id not in known:
                 known[stack_id] = self._stack(stacks, stack_id)

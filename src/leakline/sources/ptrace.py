@@ -11,7 +11,7 @@ import os
 import signal
 import struct
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -62,6 +62,16 @@ class ThreadState(msgspec.Struct, frozen=True, kw_only=True):
         """fs_base: the address of glibc's struct pthread; 0 before a thread has one."""
         return self.registers[_FS_BASE]
 
+    @property
+    def instruction_pointer(self) -> int:
+        """Rip."""
+        return self.registers[_RIP]
+
+    @property
+    def in_system_call(self) -> bool:
+        """Whether it was stopped in a system call, and not while it ran code of its own."""
+        return self.registers[_ORIG_RAX] < 1 << 63
+
 
 class _Libc:
     def __init__(self) -> None:
@@ -110,8 +120,9 @@ class StoppedProcess:
             NotPossible: a thread did not stop in time, or somebody else traces it; whatever was stopped runs again.
 
         """
-        self.began_ns = time.monotonic_ns()
         deadline = time.monotonic() + deadline_seconds
+        self._await_stoppable(deadline)
+        self.began_ns = time.monotonic_ns()
         while new := [tid for tid in self._procfs.threads(self._pid) if tid not in self._stopped]:
             seized = [tid for tid in new if self._seize(tid)]
             self._waiting.update(seized)
@@ -123,12 +134,26 @@ class StoppedProcess:
             raise TargetGone(f"process {self._pid} is gone")
         self.threads = tuple(self._state(tid) for tid in self._stopped)
 
+    def _await_stoppable(self, deadline: float) -> None:
+        """Wait, before anything is touched, until no thread waits inside the kernel where a stop cannot reach it."""
+        for tid in self._procfs.threads(self._pid):
+            while self._state_of(tid) == "D":
+                if time.monotonic() > deadline:
+                    raise self._unstoppable(tid)
+                time.sleep(0.001)
+
+    def _unstoppable(self, tid: int) -> NotPossible:
+        return NotPossible(
+            f"thread {tid} of process {self._pid} does not stop: it waits inside the kernel, as in vfork or on a dead network disk",
+            hint="The process was left alone. Try again, with a longer --stop-deadline if it must be.",
+        )
+
     def _seize(self, tid: int) -> bool:
         try:
             self._libc.ptrace(_SEIZE, tid)
             self._libc.ptrace(_INTERRUPT, tid)
         except OSError as error:
-            if error.errno == errno.ESRCH or self._procfs.thread_stat(self._pid, tid).is_zombie:
+            if error.errno == errno.ESRCH or self._state_of(tid) in (None, "Z", "X"):
                 return False
             if error.errno in (errno.EPERM, errno.EACCES):
                 tracer = self._procfs.status(self._pid).tracer_pid
@@ -140,6 +165,12 @@ class StoppedProcess:
             raise NotPossible(f"cannot stop process {self._pid}: {error.strerror}") from error
         return True
 
+    def _state_of(self, tid: int) -> str | None:
+        try:
+            return self._procfs.thread_stat(self._pid, tid).state
+        except TargetGone:
+            return None
+
     def _wait(self, tid: int, deadline: float) -> None:
         pause = 0.00002
         while True:
@@ -148,13 +179,11 @@ class StoppedProcess:
                 self._waiting.discard(tid)
                 if stopped_by >= 0:
                     self._stopped[tid] = stopped_by
-                    self._hide_interruption(tid)
+                    with suppress(ProcessLookupError):  # killed meanwhile
+                        self._hide_interruption(tid)
                 return
             if time.monotonic() > deadline:
-                state = self._procfs.thread_stat(self._pid, tid).state
-                why = "it waits inside the kernel, as in vfork or on a dead network disk" if state == "D" else f"state {state}"
-                hint = "The process was left alone. Try again, with a longer --stop-deadline if it must be."
-                raise NotPossible(f"thread {tid} of process {self._pid} does not stop ({why})", hint=hint)
+                raise self._unstoppable(tid)
             time.sleep(pause)
             pause = min(pause * 2, 0.002)
 
@@ -229,5 +258,7 @@ def stopped(procfs: ProcFs, pid: int, deadline_seconds: float) -> Iterator[Stopp
         process.stop(deadline_seconds)
         yield process
     finally:
-        process.release()
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        try:
+            process.release()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

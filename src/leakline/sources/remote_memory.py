@@ -29,6 +29,10 @@ _REGIONS = 4096
 _ENTRY_PRESENT, _ENTRY_SWAPPED, _ENTRY_FILE = 63, 62, 61
 _LARGEST_WITHOUT_SCAN = 1 << 36
 _IOV_MAX = 1024
+_FORCED_STEP = 16 << 20
+_MOST_SHMEM = 1 << 30
+# Names of shmem in /proc/PID/maps: MAP_SHARED | MAP_ANONYMOUS, memfd_create(2), shmget(2), shm_open(3).
+_SHMEM = ("/dev/zero (deleted)", "/memfd:", "/SYSV", "/dev/shm/")  # noqa: S108
 
 
 class _Iovec(ctypes.Structure):
@@ -36,7 +40,7 @@ class _Iovec(ctypes.Structure):
 
 
 def holds_pointers(vma: Vma) -> bool:
-    """Whether a mapping may hold pointers that the program wrote: private memory of any permission, or shared and writable.
+    """Whether a mapping may hold pointers that the program wrote: private memory and shmem of any permission, writable files.
 
     Devices are left out: to read their registers may do something.
     """
@@ -44,7 +48,12 @@ def holds_pointers(vma: Vma) -> bool:
         return False
     if vma.path is not None and vma.path.startswith("/dev/") and not vma.path.startswith(("/dev/zero", "/dev/shm/")):  # noqa: S108
         return False
-    return not vma.is_shared or "w" in vma.perms
+    return not vma.is_shared or "w" in vma.perms or is_shmem(vma)
+
+
+def is_shmem(vma: Vma) -> bool:
+    """Whether shared memory lies behind it: pages that a process has not touched yet may have been written by another."""
+    return vma.is_shared and vma.path is not None and vma.path.startswith(_SHMEM)
 
 
 class PageMap:
@@ -180,31 +189,107 @@ class RemoteMemory:
                     continue
                 if done:
                     copied.append((start, start + done))
-                # The kernel stopped here: take this page another way, or leave it out, and go on behind it.
-                at = start + done
-                page_end = min((at // PAGE + 1) * PAGE, end)
-                data = self._read_forced(at, page_end - at)
-                if data:
-                    buffer[offset : offset + len(data)] = data
-                    copied.append((at, at + len(data)))
-                    offset += len(data)
-                pending += reversed([*([(page_end, end)] if page_end < end else []), *batch[index + 1 :]])
+                # The kernel stopped here: take the rest of this run another way, and go on behind it.
+                for first, last in self._forced(start + done, end, buffer, offset):
+                    copied.append((first, last))
+                    offset += last - first
+                pending += reversed(batch[index + 1 :])
                 break
         return _joined(copied)
 
-    def _read_forced(self, address: int, size: int) -> bytes:
-        try:
-            if self._memory is None:
+    def _forced(self, start: int, end: int, buffer: mmap.mmap, offset: int) -> Iterator[Run]:
+        """Copy by /proc/PID/mem, which reads pages without permission too; what is not there is left out page by page."""
+        if self._memory is None:
+            try:
                 self._memory = os.open(self._root / str(self._pid) / "mem", os.O_RDONLY | os.O_CLOEXEC)
-            return os.pread(self._memory, size, address)
-        except OSError:
-            return b""
+            except OSError:
+                return
+        view = memoryview(buffer)
+        try:
+            while start < end:
+                try:
+                    done = os.preadv(self._memory, [view[offset : offset + min(end - start, _FORCED_STEP)]], start)
+                except OSError:
+                    done = 0
+                if done:
+                    yield start, start + done
+                    offset += done
+                start = start + done if done else (start // PAGE + 1) * PAGE
+        finally:
+            view.release()
+
+    def copy_shmem(self, vmas: Iterable[Vma], known: Sequence[Run], buffer: mmap.mmap, offset: int) -> tuple[list[Run], int]:
+        """Copy shared memory that the process has not touched itself, by way of its file: holes stay holes.
+
+        Returns:
+            the runs, in the order of the buffer; and how many bytes could not be looked at (only root may open map_files).
+
+        """
+        copied: list[Run] = []
+        unread = 0
+        for vma in filter(is_shmem, vmas):
+            missing = _without(vma, known)
+            if not missing:
+                continue
+            try:
+                file = os.open(self._root / str(self._pid) / "map_files" / f"{vma.start:x}-{vma.end:x}", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                unread += sum(end - start for start, end in missing)
+                continue
+            try:
+                for start, end in missing:
+                    for first, last in _data(file, vma.offset + start - vma.start, vma.offset + end - vma.start):
+                        if last - first > len(buffer) - offset:
+                            unread += last - first
+                            continue
+                        with memoryview(buffer) as view:
+                            done = os.preadv(file, [view[offset : offset + last - first]], first) // PAGE * PAGE
+                        if done:
+                            address = vma.start + first - vma.offset
+                            copied.append((address, address + done))
+                            offset += done
+            finally:
+                os.close(file)
+        return copied, unread
 
     def close(self) -> None:
         """Give back the descriptor."""
         if self._memory is not None:
             os.close(self._memory)
             self._memory = None
+
+
+def shmem_size(vmas: Iterable[Vma]) -> int:
+    """How much shared memory a copy may have to take at most, up to a limit."""
+    return min(sum(vma.size for vma in vmas if is_shmem(vma)), _MOST_SHMEM)
+
+
+def _without(vma: Vma, known: Sequence[Run]) -> list[Run]:
+    missing = []
+    at = vma.start
+    for start, end in sorted(known):
+        if end <= at or start >= vma.end:
+            continue
+        if start > at:
+            missing.append((at, start))
+        at = end
+    if at < vma.end:
+        missing.append((at, vma.end))
+    return missing
+
+
+def _data(file: int, start: int, end: int) -> Iterator[Run]:
+    """The parts of a file that are no holes (lseek(2), SEEK_DATA), in whole pages."""
+    while start < end:
+        try:
+            first = os.lseek(file, start, os.SEEK_DATA)
+        except OSError:
+            return  # ENXIO: nothing but a hole from here on
+        last = min(os.lseek(file, first, os.SEEK_HOLE), end)
+        if first >= end:
+            return
+        yield first // PAGE * PAGE, -(-last // PAGE) * PAGE
+        start = last
 
 
 def _joined(runs: list[Run]) -> list[Run]:

@@ -51,7 +51,15 @@ def parse_addr2line(output: bytes, count: int) -> list[list[SourceLocation]]:
             index += 2
         else:
             index += 1
+    answers = [_without_a_wrong_name(answer) for answer in answers]
     return answers[:count] + [[] for _ in range(count - len(answers))]
+
+
+def _without_a_wrong_name(answer: list[SourceLocation]) -> list[SourceLocation]:
+    """An inlined C++ function without a linkage name gets the name of the one around it (binutils 2.40): none is better."""
+    if len(answer) < 2 or answer[0].function != answer[-1].function:
+        return answer
+    return [SourceLocation(function=None, file=answer[0].file, line=answer[0].line), *answer[1:]]
 
 
 def _location(function: str, place: str) -> SourceLocation | None:

@@ -10,6 +10,7 @@ import msgspec
 
 from leakline.errors import NotPossible, ParseError
 from leakline.formats.elf import Elf, SymbolTable
+from leakline.model.names import readable
 from leakline.model.stack import Frame, SourceLocation
 from leakline.symbols.addr2line import source_lines
 from leakline.symbols.debug_files import find_debug_file
@@ -68,7 +69,7 @@ class Resolver:
             module = None if vma is None else self._module(vma)
             place = None if vma is None or module is None else module.loads(address - step - vma.start + vma.offset)
             if module is None or place is None:
-                name = None if vma is None else vma.path
+                name = None if vma is None or vma.path is None else readable(vma.path)
                 found[address] = (Frame(function=None, file=None, line=None, module=name, address=address),)
                 continue
             batches.setdefault(id(module), (module, {}))[1][address] = place
@@ -123,7 +124,7 @@ class Resolver:
         return self._modules[key]
 
     def _open(self, vma: Vma, path: str) -> _Module:
-        name = os.path.basename(path.removesuffix(" (deleted)"))
+        name = readable(os.path.basename(path.removesuffix(" (deleted)")))
         nothing = _Module(name=name, path=None, lines_in=None, symbols=SymbolTable([]), build_id=None, loads=lambda offset: offset)
         opened = self._open_as(vma)
         if opened is None:

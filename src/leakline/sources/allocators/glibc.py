@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from leakline.errors import NotSupported
+from leakline.errors import LeaklineError, NotPossible, NotSupported
 from leakline.native.heap import TcacheLayout
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class Arena(msgspec.Struct, frozen=True, kw_only=True):
     """One malloc_state and the memory that it serves."""
 
     address: int
+    busy: bool
+    """Whether its lock is held: a thread was stopped while it changed something."""
     top: int
     top_size: int
     fastbins: tuple[int, ...]
@@ -103,34 +105,46 @@ class HeapLayout(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...]
 
 
-def _is_arena(copy: MemoryCopy, address: int) -> bool:
-    """Bins are circular lists that begin in the arena itself: an empty one points twice to its own place."""
+def _broken_bins(copy: MemoryCopy, address: int) -> int | None:
+    """How many bins of a malloc_state at this address do not hold together; None if it is none.
+
+    Bins are circular lists that begin in the arena itself: an empty one points twice to its own place, and the first and the
+    last chunk of another one point back to it.
+    """
     bins = copy.words(address + _BINS, 2 * (_BIN_COUNT - 1))
     if len(bins) < 2 * (_BIN_COUNT - 1):
-        return False
-    empty = 0
+        return None
+    broken = 0
     for index in range(_BIN_COUNT - 1):
         here, forward, backward = address + _BINS + 16 * index - 16, bins[2 * index], bins[2 * index + 1]
         if forward == backward == here:
-            empty += 1
-        elif forward == here or backward == here or forward % 16 or backward % 16 or not forward or not backward:
-            return False
-    return empty >= 1
+            continue
+        if not forward or not backward or forward % 16 or backward % 16:
+            return None
+        broken += copy.word(forward + 24) != here or copy.word(backward + 16) != here
+        if broken > 2:
+            return None
+    return broken
 
 
 def find_main_arena(copy: MemoryCopy, libc: Iterable[Vma]) -> int | None:
-    """The address of main_arena in libc's data; None if malloc was never called (its bins are zero until then)."""
+    """The address of main_arena in libc's data; None if malloc was never called (its bins are zero until then).
+
+    One bin may be broken, where a thread was stopped while it linked a chunk in. An address near the true one may look nearly
+    as good: the best one is taken.
+    """
+    best: tuple[int, int] | None = None
     for vma in libc:
         for start, end in copy.pieces(vma.start, vma.end):
             words = copy.words(start, (end - start) // 8)
             for index in range(len(words) - _STATE_SIZE // 8 + 1):
                 address, bins = start + 8 * index, index + _BINS // 8
                 # Bins that are rarely all in use at once: a quick look before the whole check.
-                if any(words[bins + 2 * b] == address + _BINS + 16 * b - 16 for b in range(0, _BIN_COUNT - 1, 7)) and _is_arena(
-                    copy, address
-                ):
-                    return address
-    return None
+                if any(words[bins + 2 * b] == address + _BINS + 16 * b - 16 for b in range(0, _BIN_COUNT - 1, 7)):
+                    broken = _broken_bins(copy, address)
+                    if broken is not None and (best is None or broken < best[0]):
+                        best = broken, address
+    return None if best is None or best[0] > 1 else best[1]
 
 
 def _main_heap(copy: MemoryCopy, address: int, vmas: list[Vma]) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
@@ -167,8 +181,13 @@ def find_arenas(copy: MemoryCopy, main_arena: int, vmas: list[Vma]) -> tuple[lis
     """The main arena and those of threads, which form a circle; and what was broken."""
     arenas: list[Arena] = []
     problems: list[str] = []
+    visited: set[int] = set()
     address = main_arena
     while address and len(arenas) < _MOST_ARENAS:
+        if address in visited:
+            problems.append(f"the arena at {address:#x} is corrupt: it is its own successor")
+            break
+        visited.add(address)
         try:
             heaps, memory = (_main_heap if address == main_arena else _thread_heaps)(copy, address, vmas)
         except ValueError:
@@ -176,11 +195,12 @@ def find_arenas(copy: MemoryCopy, main_arena: int, vmas: list[Vma]) -> tuple[lis
             break
         top = copy.word(address + _TOP) or 0
         header = copy.word(top + 8) if heaps else None
-        if address == main_arena and not heaps and copy.word(address + _SYSTEM_MEM):
-            problems.append("the main arena lies outside [heap] (sbrk failed once): its blocks were not read")
+        if address == main_arena and not heaps and (copy.word(address + _SYSTEM_MEM) or any(v.path == "[heap]" for v in vmas)):
+            problems.append("the main arena does not end in [heap], as where sbrk failed once: its blocks were not read")
         arenas.append(
             Arena(
                 address=address,
+                busy=bool((copy.word(address) or 0) & 0xFFFFFFFF),
                 top=top,
                 top_size=(header or 0) & ~7,
                 fastbins=copy.words(address + _FASTBINS, _FASTBIN_COUNT),
@@ -197,24 +217,30 @@ def find_arenas(copy: MemoryCopy, main_arena: int, vmas: list[Vma]) -> tuple[lis
 
 
 def _walk(heap: Heap, first: int, end: int, problems: list[str], *, main: bool) -> tuple[int, list[tuple[int, int]]]:
-    """Walk a run of chunks, over gaps that others made by sbrk in the main arena; returns free bytes and the gaps."""
-    free, gaps = 0, []
+    """Walk a run of chunks; returns free bytes, and the gaps that are no heap, or could not be read as one.
+
+    In the main arena others may have called sbrk: before malloc first did, or in between, behind a fencepost.
+    """
+    free: int = 0
+    gaps: list[tuple[int, int]] = []
+    begin = first
     while first < end:
         walk = heap.walk(first, end)
         free += walk.free_bytes
-        if walk.end == "end" or (walk.end == "fencepost" and not main):
-            break
-        if walk.end == "fencepost" and main:
-            behind = walk.stopped_at + 32
-            following = heap.resume(behind, end)
-            if following is not None:
-                gaps.append((behind, following))
-                first = following
-                continue
         if walk.end == "out of memory":
             raise MemoryError
-        where = "is corrupt" if walk.end in ("corrupt", "fencepost") else "could not be read"
-        problems.append(f"the heap {where} at {walk.stopped_at:#x}: the {end - walk.stopped_at} bytes behind were not judged")
+        if walk.end == "end" or (walk.end == "fencepost" and not main):
+            break
+        stop = walk.stopped_at + 32 if walk.end == "fencepost" else walk.stopped_at
+        following = heap.resume(stop, end) if main and (walk.end == "fencepost" or stop == begin) else None
+        if following is not None:
+            gaps.append((stop, following))
+            first = following
+            continue
+        # What cannot be read as a heap stays a root: it may hold the only pointer to a block.
+        gaps.append((stop, end))
+        where = "could not be read" if walk.end == "not copied" else "is corrupt"
+        problems.append(f"the heap {where} at {stop:#x}: the {end - stop} bytes behind were not judged")
         break
     return free, gaps
 
@@ -230,7 +256,7 @@ def _outside(ranges: list[tuple[int, int]], gaps: list[tuple[int, int]]) -> list
     return ranges
 
 
-def add_blocks(heap: Heap, copy: MemoryCopy, version: GlibcVersion, arenas: list[Arena], vmas: list[Vma]) -> HeapLayout:
+def add_blocks(heap: Heap, version: GlibcVersion, arenas: list[Arena], vmas: list[Vma]) -> HeapLayout:
     """Add all blocks of the process to `heap`, indexed, with the allocator's free lists taken out."""
     bookkeeping: list[tuple[int, int]] = []
     problems: list[str] = []
@@ -238,7 +264,7 @@ def add_blocks(heap: Heap, copy: MemoryCopy, version: GlibcVersion, arenas: list
     for number, arena in enumerate(arenas):
         gaps: list[tuple[int, int]] = []
         for first, end in arena.heaps:
-            more, found = _walk(heap, _aligned(copy, first), end, problems, main=number == 0)
+            more, found = _walk(heap, first, end, problems, main=number == 0)
             free += more
             gaps += found
         if number == 0 and arena.heaps:
@@ -248,20 +274,20 @@ def add_blocks(heap: Heap, copy: MemoryCopy, version: GlibcVersion, arenas: list
         free += arena.top_size
     taken = sorted(bookkeeping)
     for vma in vmas:
-        if vma.is_file or vma.is_shared or vma.path is not None:
+        if vma.is_file or vma.is_shared or not (vma.path is None or vma.path.startswith("[anon: glibc: malloc")):
             continue
         # The kernel joins neighbours: one mapping may hold an arena's heap and mmapped chunks.
         for start, end in _outside([(vma.start, vma.end)], taken):
             bookkeeping += heap.mmapped(start, end)
-    heap.index()
+    try:
+        heap.index()
+    except LeaklineError as error:
+        raise NotPossible(
+            f"the heap is corrupt: {error.message}", hint="valgrind can find what writes where it must not."
+        ) from error
     heap.tcaches(version.tcache)
     for arena in arenas:
         broken = [head for head in arena.fastbins if heap.fastbin(head, mangled=version.mangles_links) is None]
         problems += [f"a fastbin of the arena at {arena.address:#x} is corrupt"] if broken else []
     _, sizes = heap.totals()
     return HeapLayout(bookkeeping=tuple(bookkeeping), free_bytes=free + sizes[4], problems=tuple(problems))
-
-
-def _aligned(copy: MemoryCopy, first: int) -> int:
-    """The first chunk: somebody may have called sbrk before malloc did, by an amount that is no multiple of 16."""
-    return (first + 15) & ~15 if copy.word(first + 8) is not None else first

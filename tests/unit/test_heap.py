@@ -1,0 +1,204 @@
+"""The C walker over heap images made by hand, and over damaged ones."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leakline.errors import LeaklineError
+from leakline.native.heap import FREE, INDIRECT, POSSIBLE, REACHABLE, UNREACHED, Heap, MemoryCopy
+from leakline.sources.allocators.glibc import GlibcVersion
+
+BASE = 0x555500000000
+ROOTS = 0x600000000000
+
+
+class Image:
+    """A heap under construction: chunks one behind the other from BASE."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.blocks: list[int] = []
+
+    def chunk(self, size: int, *words: int, in_use_before: bool = True) -> int:
+        address = BASE + len(self.data) + 16
+        body = struct.pack(f"<{len(words)}Q", *words)
+        self.data += struct.pack("<QQ", 0, size | in_use_before) + body.ljust(size - 16, b"\0")
+        self.blocks.append(address)
+        return address
+
+    def copy(self, roots: bytes = b"") -> tuple[MemoryCopy, int]:
+        """With a top chunk at the end, and a page of roots elsewhere."""
+        top = BASE + len(self.data)
+        heap = (bytes(self.data) + struct.pack("<QQ", 0, 0x1000 | 1)).ljust(-(-(len(self.data) + 16) // 4096) * 4096, b"\0")
+        page = roots.ljust(4096, b"\0")
+        buffer = mmap.mmap(-1, len(heap) + len(page))
+        buffer[: len(heap)] = heap
+        buffer[len(heap) :] = page
+        return MemoryCopy(buffer, [(BASE, BASE + len(heap)), (ROOTS, ROOTS + 4096)]), top
+
+
+def words(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}Q", *values)
+
+
+def test_each_kind_as_valgrind_has_it() -> None:
+    image = Image()
+    held = image.chunk(32)
+    inner = image.chunk(64)
+    lost = image.chunk(32)
+    image.chunk(48)  # hangs on lost
+    cycle = image.chunk(32)
+    other = image.chunk(32)
+    offset = cycle - BASE
+    image.data[offset : offset + 8] = words(other)
+    image.data[other - BASE : other - BASE + 8] = words(cycle)
+    image.data[lost - BASE : lost - BASE + 8] = words(lost + 32)
+    copy, top = image.copy(words(held, inner + 8))
+    with Heap(copy) as heap:
+        walk = heap.walk(BASE, top)
+        assert (walk.end, walk.blocks) == ("end", 6)
+        heap.index()
+        heap.mark([(ROOTS, ROOTS + 4096)], [])
+        blocks, _ = heap.totals()
+        assert [blocks[s] for s in (REACHABLE, POSSIBLE, UNREACHED, INDIRECT, FREE)] == [1, 1, 2, 2, 0]
+        found = {b.address: (b.state, b.leader) for b in heap.lost()}
+    assert found[lost] == (UNREACHED, lost)
+    assert found[lost + 32] == (INDIRECT, lost)
+    assert found[cycle] == (UNREACHED, cycle)
+    assert found[other] == (INDIRECT, cycle)
+    assert found[inner][0] == POSSIBLE
+
+
+def test_a_leader_that_hangs_on_a_later_block_hands_its_blocks_on() -> None:
+    image = Image()
+    first, second = image.chunk(32), image.chunk(32)
+    leaf = image.chunk(32)
+    image.data[first - BASE : first - BASE + 8] = words(leaf)
+    image.data[second - BASE : second - BASE + 8] = words(first)
+    copy, top = image.copy()
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        heap.mark([], [])
+        found = {b.address: (b.state, b.leader) for b in heap.lost()}
+    assert found == {first: (INDIRECT, second), second: (UNREACHED, second), leaf: (INDIRECT, second)}
+
+
+def test_a_register_is_a_root() -> None:
+    image = Image()
+    block = image.chunk(32)
+    copy, top = image.copy()
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        heap.mark([], [block])
+        assert heap.totals()[0][REACHABLE] == 1
+
+
+def test_a_free_chunk_is_no_block() -> None:
+    image = Image()
+    image.chunk(32)
+    image.chunk(64)  # free: the next chunk says so
+    image.chunk(32, in_use_before=False)
+    copy, top = image.copy()
+    with Heap(copy) as heap:
+        walk = heap.walk(BASE, top)
+    assert (walk.blocks, walk.free_bytes) == (2, 64)
+
+
+@pytest.mark.parametrize("version", [GlibcVersion(2, 28), GlibcVersion(2, 31), GlibcVersion(2, 36), GlibcVersion(2, 42)])
+def test_a_tcache_takes_its_blocks_out(version: GlibcVersion) -> None:
+    layout = version.tcache
+    image = Image()
+    cache = image.chunk(layout.chunk_size)
+    freed = [image.chunk(48) for _ in range(3)]
+    image.chunk(48)
+    following = None
+    for address in freed:
+        link = following or 0
+        stored = link ^ (address >> 12) if version.mangles_links else link
+        image.data[address - BASE : address - BASE + 8] = words(stored)
+        following = address
+    count = 3 if layout.counts_entries else 4
+    at = cache - BASE + layout.count_bytes * 1
+    image.data[at : at + layout.count_bytes] = count.to_bytes(layout.count_bytes, "little")
+    entry = cache - BASE + layout.entries_offset + 8
+    image.data[entry : entry + 8] = words(freed[-1])
+    copy, top = image.copy()
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        assert heap.tcaches(layout) == 1
+        assert heap.totals()[0][FREE] == 3
+
+
+def test_what_only_looks_like_a_tcache_is_left_alone() -> None:
+    layout = GlibcVersion(2, 36).tcache
+    image = Image()
+    cache = image.chunk(layout.chunk_size)
+    victim = image.chunk(48)
+    entry = cache - BASE + layout.entries_offset + 8
+    image.data[entry : entry + 8] = words(victim)  # an entry, but a count of 0
+    copy, top = image.copy()
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        assert heap.tcaches(layout) == 0
+        assert heap.totals()[0][FREE] == 0
+
+
+def test_a_fastbin_takes_its_blocks_out_and_a_broken_one_is_told() -> None:
+    image = Image()
+    first, second, third = image.chunk(32), image.chunk(32), image.chunk(32)
+    image.data[first - BASE : first - BASE + 8] = words((second - 16) ^ (first >> 12))
+    image.data[second - BASE : second - BASE + 8] = words(0 ^ (second >> 12))
+    copy, top = image.copy()
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        assert heap.fastbin(first - 16, mangled=True) == 2
+        assert heap.fastbin(third - 16 + 8, mangled=True) is None
+        assert heap.fastbin(first - 16, mangled=True) is None, "it was taken already: a circle"
+
+
+def test_a_heap_without_a_copy_is_not_walked() -> None:
+    copy, _ = Image().copy()
+    with Heap(copy) as heap:
+        assert heap.walk(0x1000, 0x2000).end == "not copied"
+        heap.index()
+        heap.mark([(0, 1 << 20)], [0xDEAD])
+        assert list(heap.lost()) == []
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 7)), min_size=1, max_size=12), st.integers(0, 400))
+def test_flipped_bits_neither_crash_nor_hang(flips: list[tuple[int, int]], resume_at: int) -> None:
+    layout = GlibcVersion(2, 36).tcache
+    image = Image()
+    image.chunk(layout.chunk_size)
+    for size in (32, 48, 32, 1040, 64, 32, 96, 512):
+        image.chunk(size, BASE + 16, BASE + 700)
+    for place, bit in flips:
+        image.data[place % len(image.data)] ^= 1 << bit
+    copy, top = image.copy(words(BASE + 16))
+    with Heap(copy) as heap:
+        walk = heap.walk(BASE, top)
+        if walk.end != "end":
+            following = heap.resume(max(walk.stopped_at, BASE + resume_at), top)
+            if following is not None and following >= walk.stopped_at + 8:
+                heap.walk(following, top)
+        heap.mmapped(ROOTS, ROOTS + 4096)
+        try:
+            heap.index()
+        except LeaklineError:
+            return
+        heap.tcaches(layout)
+        heap.fastbin(BASE + 0x300, mangled=True)
+        heap.mark([(ROOTS, ROOTS + 4096)], [BASE + 0x2A0])
+        blocks, _ = heap.totals()
+        assert sum(blocks) >= len(list(heap.lost()))

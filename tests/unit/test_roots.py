@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leakline.analysis.roots import ThreadStack, dead_stack, stack_bounds, subtract
+
+ranges = st.lists(st.tuples(st.integers(0, 100), st.integers(1, 20)).map(lambda x: (x[0], x[0] + x[1])), max_size=8)
+
+
+def disjoint(found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    result: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if not result or start >= result[-1][1]:
+            result.append((start, end))
+    return result
+
+
+def points(found: list[tuple[int, int]]) -> set[int]:
+    return {x for start, end in found for x in range(start, end)}
+
+
+@given(ranges.map(disjoint), ranges)
+def test_subtract_leaves_exactly_the_rest(keep: list[tuple[int, int]], without: list[tuple[int, int]]) -> None:
+    left = subtract(keep, without)
+    assert points(left) == points(keep) - points(without)
+    assert left == sorted(left)
+
+
+def test_bounds_come_from_struct_pthread() -> None:
+    tp = 0x7F0000800000
+    words = [0] * 512
+    words[210:214] = [tp - 0x7FF000, 0x800000, 0x1000, 0x1000]
+    thread = ThreadStack(stack_pointer=tp - 0x500, thread_pointer=tp)
+    assert stack_bounds(thread, lambda _a, n: words[:n]) == (tp - 0x7FF000, tp + 0x1000)
+
+
+def test_the_first_thread_has_no_bounds_there() -> None:
+    """Its struct pthread says: block 0, and as size the address of the stack's end."""
+    words = [0] * 512
+    words[210:213] = [0, 0x7FFE00000000, 0]
+    thread = ThreadStack(stack_pointer=0x7FFDFFFF0000, thread_pointer=0x7F0000800000)
+    assert stack_bounds(thread, lambda _a, n: words[:n]) is None
+
+
+def test_only_what_lies_below_the_stack_pointer_is_dead() -> None:
+    inside = ThreadStack(stack_pointer=0x5000, thread_pointer=0x8000)
+    elsewhere = ThreadStack(stack_pointer=0x99000, thread_pointer=0x8000)
+    bounds = (0x1000, 0x9000)
+    assert dead_stack([(inside, bounds), (elsewhere, bounds), (inside, None)]) == [(0x1000, 0x5000 - 128)]
