@@ -121,24 +121,22 @@ class Scanner:
                 lambda vma: self._procfs.mapped_file(self.pid, vma),
                 bytes(self._procfs.root / str(self.pid) / "root"),
             )
-            contents: dict[int, str | None] = {}
-            lost = []
-            for block in heap.lost():
-                if block.first_word not in contents:
-                    contents[block.first_word] = resolver.data_symbol(block.first_word)
-                lost.append(
-                    LostBlock(
-                        address=block.address,
-                        size=block.size,
-                        kind="possible" if unread else _KINDS[block.state],
-                        leader=block.leader,
-                        content=contents[block.first_word],
-                    )
-                )
+            raw = list(heap.lost())
+        contents = resolver.data_symbols(block.first_word for block in raw)
+        lost = tuple(
+            LostBlock(
+                address=block.address,
+                size=block.size,
+                kind="possible" if unread else _KINDS[block.state],
+                leader=block.leader,
+                content=contents.get(block.first_word),
+            )
+            for block in raw
+        )
         return HeapScan(
             time_ns=seen,
             allocator=self.allocator,
-            lost=tuple(lost),
+            lost=lost,
             reachable=BlockTotal(blocks=blocks[REACHABLE], bytes=sizes[REACHABLE]),
             retained_free=layout.free_bytes,
             heap_ranges=layout.bookkeeping,

@@ -14,6 +14,7 @@ from leakline.model.names import readable
 from leakline.model.stack import Frame, SourceLocation
 from leakline.symbols.addr2line import source_lines
 from leakline.symbols.debug_files import find_debug_file
+from leakline.symbols.demangle import demangle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -84,11 +85,14 @@ class Resolver:
                 answers = source_lines(module.lines_in, list(places.values()))
             except NotPossible as error:
                 self.problems.append(f"{module.name}: {error.message}")
+        symbols = {place: module.symbols.at(place) for place in places.values()}
+        readable_names = demangle(symbol.name for symbol in symbols.values() if symbol is not None)
         frames = {}
         for (address, place), locations in zip(places.items(), answers, strict=True):
-            symbol = module.symbols.at(place)
+            symbol = symbols[place]
             if not locations:
-                locations = [SourceLocation(function=None if symbol is None else symbol.name, file=None, line=None)]
+                name = None if symbol is None else readable_names.get(symbol.name, symbol.name)
+                locations = [SourceLocation(function=name, file=None, line=None)]
             known = locations[0].line is not None
             frames[address] = tuple(
                 Frame(
@@ -105,8 +109,13 @@ class Resolver:
             )
         return frames
 
-    def data_symbol(self, address: int) -> str | None:
-        """The name of the object that lies at an address of a module's data, such as a C++ vtable."""
+    def data_symbols(self, addresses: Iterable[int]) -> dict[int, str]:
+        """The names of the objects that lie at addresses of modules' data, such as C++ vtables; others are left out."""
+        found = {address: name for address in set(addresses) if (name := self._data_symbol(address)) is not None}
+        names = demangle(found.values())
+        return {address: names.get(name, name) for address, name in found.items()}
+
+    def _data_symbol(self, address: int) -> str | None:
         vma = self.vma_at(address)
         if vma is None or not vma.is_file:
             return None
