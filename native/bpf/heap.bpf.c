@@ -16,18 +16,26 @@ struct config {
 	u64 min_size;
 };
 
+enum { STACK_WORDS = 32 };
+
+struct entry { /* the registers and the top of the stack at the function's first instruction: the first word is the caller */
+	u64 sp;
+	u64 bp;
+	u64 words[STACK_WORDS];
+};
+
 struct call { /* between entry and return of one thread's allocation */
 	u64 size;
-	u64 caller;
 	u64 result_at; /* posix_memalign: where it stores the address; 0: in rax */
+	struct entry entry;
 };
 
 struct allocation {
 	u64 size;
 	u64 time_ns;
-	u64 caller;
 	u32 tid;
 	int stack_id;
+	struct entry entry;
 };
 
 enum { ALLOCATED, FREED, LOST, COUNTERS };
@@ -49,7 +57,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1000000);
+	__uint(max_entries, 524288);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u64);
 	__type(value, struct allocation);
@@ -94,7 +102,11 @@ static __always_inline int enter(struct pt_regs *ctx, u64 size, u64 result_at)
 	struct call call = {.size = size, .result_at = result_at};
 	if (!tid || size < config->min_size)
 		return 0;
-	bpf_probe_read_user(&call.caller, sizeof(call.caller), (void *)PT_REGS_SP(ctx));
+	call.entry.sp = PT_REGS_SP(ctx);
+	call.entry.bp = PT_REGS_FP(ctx);
+	/* Near the end of the stack there is less than that. */
+	if (bpf_probe_read_user(call.entry.words, sizeof(call.entry.words), (void *)call.entry.sp))
+		bpf_probe_read_user(call.entry.words, sizeof(u64), (void *)call.entry.sp);
 	if (bpf_map_update_elem(&calls, &tid, &call, BPF_ANY))
 		count(LOST);
 	return 0;
@@ -159,7 +171,7 @@ int on_return(struct pt_regs *ctx)
 	struct call *call = bpf_map_lookup_elem(&calls, &tid);
 	if (!call)
 		return 0;
-	struct allocation allocation = {.size = call->size, .caller = call->caller, .tid = tid, .time_ns = bpf_ktime_get_ns()};
+	struct allocation allocation = {.size = call->size, .entry = call->entry, .tid = tid, .time_ns = bpf_ktime_get_ns()};
 	u64 address = PT_REGS_RC(ctx);
 	if (call->result_at) {
 		u64 stored = 0;

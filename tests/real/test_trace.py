@@ -45,6 +45,24 @@ def test_inlined_functions_are_frames_of_their_own(build: Build, start: Start, l
     assert (second["function"], second["inlined"]) == ("service_handle", False)
 
 
+@pytest.mark.parametrize("via", ["bpf", "breakpoint"])
+@pytest.mark.parametrize("flags", [("-g", "-O0"), ("-g", "-O2"), ("-g", "-O2", "-fno-omit-frame-pointer")])
+def test_the_line_behind_a_library_is_exact(
+    build: Build, start: Start, leakline: Leakline, via: str, flags: tuple[str, ...], request: pytest.FixtureRequest
+) -> None:
+    """libstdc++ and libc keep no frame pointers: a walk by them would name the caller's caller."""
+    if via == "bpf":
+        request.getfixturevalue("needs_bpf")
+    program = start(build("library.cpp", *flags))
+    leakline("scan", program.pid)  # by then something is lost
+    report = leakline("trace", program.pid, "--via", via, "-d", "4", "--json").json
+    found = {f["location"]["line"]: f for f in report["findings"] if f["kind"] == "definite" and f["location"]}
+    for marker in ("// by new", "// by strdup", "// by string"):
+        finding = found[line_of("library.cpp", marker)]
+        assert finding["location_is"] == "recorded"
+        assert "main" in [frame["function"] for frame in finding["stack"]]
+
+
 def test_what_is_held_is_reachable_and_no_reason_to_fail(build: Build, start: Start, leakline: Leakline, needs_bpf: None) -> None:
     program = start(build("clean.c"))
     report = leakline("trace", program.pid, "-d", "1", "--json", "--fail-on", "low").json

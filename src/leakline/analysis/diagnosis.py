@@ -77,6 +77,7 @@ class _Site(msgspec.Struct):
     """Blocks of one kind that come, or are taken to come, from one stack."""
 
     stack: Stack
+    exact: int
     kind: FindingKind
     recorded: list[_Leader] = msgspec.field(default_factory=list)
     joined: list[_Leader] = msgspec.field(default_factory=list)
@@ -104,7 +105,7 @@ def find_lost(scans: Sequence[HeapScan], trace: AllocationTrace | None, frames: 
             older.append(leader)
             continue
         kind = leader.block.kind
-        site = sites.setdefault((allocation.stack, kind), _Site(stack=allocation.stack, kind=kind))
+        site = sites.setdefault((allocation.stack, kind), _Site(stack=allocation.stack, exact=allocation.exact, kind=kind))
         site.recorded.append(leader)
         if allocation.size is not None:
             site.requested.append(allocation.size)
@@ -159,13 +160,18 @@ def _scan_evidence(scans: Sequence[HeapScan], blocks: int) -> Evidence:
     return Evidence(method="scan", text=text, values={"scans": looks, "blocks": blocks, "seconds_apart": round(apart, 3)})
 
 
+def _exact_frames(stack: Stack, exact: int, frames: Mapping[int, tuple[Frame, ...]]) -> int:
+    """How many frames the exact return addresses stand for, inlined ones counted."""
+    return sum(len(frames.get(address, ())) for address in stack[:exact])
+
+
 def _located(
     site: _Site, scans: Sequence[HeapScan], trace: AllocationTrace | None, frames: Mapping[int, tuple[Frame, ...]]
 ) -> Finding:
     assert trace is not None  # a site comes from a trace  # noqa: S101
     stack = tuple(frame for address in site.stack for frame in frames.get(address, ()))
     answer = answering_frame(stack)
-    exact = len(frames.get(site.stack[0], ()))
+    exact = _exact_frames(site.stack, site.exact, frames)
     leaders = site.recorded + site.joined
     size, bytes_recorded = sum(x.block.size for x in leaders), sum(x.block.size for x in site.recorded)
     # Both scans must have called a block lost: only what was allocated before the first can count.
@@ -246,7 +252,7 @@ def find_outstanding(trace: AllocationTrace, scans: Sequence[HeapScan], frames: 
     findings = []
     for addresses, group in groups.items():
         stack = tuple(frame for address in addresses for frame in frames.get(address, ()))
-        answer, exact = answering_frame(stack), len(frames.get(addresses[0], ()))
+        answer, exact = answering_frame(stack), _exact_frames(addresses, group[0].exact, frames)
         size = sum(a.size or 0 for a in group)
         text = f"{len(group)} blocks were allocated here within {trace.duration_seconds:.1f} s and not freed"
         values: dict[str, int | float | str] = {"engine": trace.engine, "blocks": len(group), "events_lost": trace.lost}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import mmap
 import struct
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Self
@@ -13,6 +14,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import NoteSegment
 
 from leakline.errors import ParseError
+from leakline.formats.eh_frame import FrameTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,10 +70,6 @@ class SymbolTable:
     def named(self, name: str) -> Symbol | None:
         """The symbol of that name."""
         return self._by_name.get(name)
-
-    def starting_with(self, prefix: str) -> str | None:
-        """The first name with that beginning."""
-        return min((name for name in self._by_name if name.startswith(prefix)), default=None)
 
     def at(self, address: int) -> Symbol | None:
         """The symbol whose bytes hold the address; None in a gap, however near a symbol may be."""
@@ -155,9 +153,23 @@ class Elf:
         with self._translated():
             return bool(self._elf.has_dwarf_info(strict=True))
 
-    def has_dynamic_symbol(self, name: str) -> bool:
-        """Whether the dynamic symbol table defines that name."""
-        return self._table(".dynsym").named(name) is not None
+    def frame_table(self) -> FrameTable | None:
+        """Call frame information, if it has an index (.eh_frame_hdr); it keeps the file mapped."""
+        with self._translated():
+            header = next((s for s in self._elf.iter_segments() if s["p_type"] == "PT_GNU_EH_FRAME"), None)
+            if header is None or self.bits != 64:
+                return None
+            data = mmap.mmap(self._file.fileno(), 0, prot=mmap.PROT_READ)
+            loads = self.loads
+
+            def read(address: int, size: int) -> bytes:
+                for load in loads:
+                    if load.address <= address < load.address + load.file_size:
+                        at = load.offset + address - load.address
+                        return data[at : at + size]
+                return b""
+
+            return FrameTable(read(header["p_vaddr"], header["p_filesz"]), header["p_vaddr"], read)
 
     def symbols(self) -> SymbolTable:
         """The richest symbol table there is; an empty one if there is none."""

@@ -7,6 +7,16 @@ from typing import Literal
 import msgspec
 
 
+class StackTop(msgspec.Struct, frozen=True, kw_only=True):
+    """Registers and stack as they are at a function's first instruction."""
+
+    stack_pointer: int
+    frame_pointer: int
+    """rbp, whatever the program uses it for."""
+    words: tuple[int, ...]
+    """From the stack pointer up; the first is the return address."""
+
+
 class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     """One recorded allocation."""
 
@@ -17,7 +27,11 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     """CLOCK_MONOTONIC."""
     tid: int
     stack: tuple[int, ...]
-    """Return addresses, the allocator's caller first. Only the first is exact; the others come from frame pointers."""
+    """Return addresses, the allocator's caller first."""
+    exact: int = 1
+    """How many of them are exact; those behind come from frame pointers, which may skip a caller."""
+    top: StackTop | None = None
+    """From which more of them can be told."""
 
 
 class AllocationTrace(msgspec.Struct, frozen=True, kw_only=True):

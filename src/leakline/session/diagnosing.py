@@ -18,7 +18,7 @@ from leakline.model.vma import VmaUsage
 from leakline.session.reporting import build_report
 from leakline.session.sampling import sample_usage
 from leakline.session.scanning import Scanner
-from leakline.session.symbolising import frames_of
+from leakline.session.symbolising import with_stacks
 from leakline.session.targets import describe, require_readable
 from leakline.session.tracing import Recorder, open_recorder
 
@@ -216,8 +216,9 @@ class Diagnosis:
     def _report(self, case: _Case) -> Report:
         lost = {block.address for block in agreed(case.scans)}
         recorded = [a for a in case.trace.allocations if a.address in lost] if case.trace else []
-        frames = frames_of(self._procfs, case.target.pid, recorded, self._say)
-        findings = find_lost(case.scans, case.trace, frames)
+        allocations, frames = with_stacks(self._procfs, case.target.pid, recorded, self._say)
+        trace = None if case.trace is None else msgspec.structs.replace(case.trace, allocations=allocations)
+        findings = find_lost(case.scans, trace, frames)
         return build_report(
             self._procfs,
             case.target,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from leakline.analysis.diagnosis import find_lost, find_outstanding
 from leakline.errors import LeaklineError
 from leakline.session.reporting import build_report
 from leakline.session.scanning import STOP_DEADLINE_SECONDS, Scanner
-from leakline.session.symbolising import frames_of
+from leakline.session.symbolising import with_stacks
 from leakline.session.targets import describe, require_readable
 from leakline.session.tracing import Via, open_recorder
 
@@ -84,7 +86,8 @@ def watch_allocations(
     for _ in range(2):
         interruption.wait(_BETWEEN_SCANS_SECONDS)
         scans.append(scanner.scan())
-    frames = frames_of(procfs, pid, trace.allocations, say)
+    allocations, frames = with_stacks(procfs, pid, trace.allocations, say)
+    trace = msgspec.structs.replace(trace, allocations=allocations)
     findings = find_lost(scans[-2:], trace, frames)
     if trace.sees_frees:
         findings += find_outstanding(trace, scans[-2:], frames)

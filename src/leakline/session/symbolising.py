@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from leakline.errors import LeaklineError
 from leakline.symbols.resolver import Resolver
+from leakline.symbols.unwinding import joined, unwind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from leakline.model.stack import Frame
     from leakline.model.trace import Allocation
@@ -21,19 +24,23 @@ def resolver_for(procfs: ProcFs, pid: int) -> Resolver:
     return Resolver(procfs.maps(pid), lambda vma: procfs.mapped_file(pid, vma), root)
 
 
-def frames_of(
-    procfs: ProcFs, pid: int, allocations: Iterable[Allocation], say: Callable[[str], None]
-) -> dict[int, tuple[Frame, ...]]:
-    """The frames of every return address in the allocations' stacks."""
-    addresses = {address for allocation in allocations for address in allocation.stack}
-    if not addresses:
-        return {}
+def with_stacks(
+    procfs: ProcFs, pid: int, allocations: Sequence[Allocation], say: Callable[[str], None]
+) -> tuple[tuple[Allocation, ...], dict[int, tuple[Frame, ...]]]:
+    """The allocations with as much of their stacks as can be told, and the frames of every return address in them."""
+    if not allocations:
+        return (), {}
     try:
         resolver = resolver_for(procfs, pid)
     except LeaklineError as error:
         say(f"no symbols: {error.message}")
-        return {}
-    frames = resolver.frames(addresses)
+        return tuple(allocations), {}
+    completed = []
+    for allocation in allocations:
+        exact = unwind(allocation.top, resolver.frame_rule) if allocation.top is not None else ()
+        stack = joined(exact, allocation.stack)
+        completed.append(msgspec.structs.replace(allocation, stack=stack, exact=max(len(exact), 1), top=None))
+    frames = resolver.frames({address for allocation in completed for address in allocation.stack})
     for problem in resolver.problems:
         say(f"symbols: {problem}")
-    return frames
+    return tuple(completed), frames

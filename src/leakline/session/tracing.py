@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from leakline.analysis.diagnosis import fits
 from leakline.errors import NotPossible, NotSupported, PermissionNeeded
-from leakline.model.trace import Allocation, AllocationTrace
+from leakline.model.trace import Allocation, AllocationTrace, StackTop
 from leakline.session.process_libc import find_functions, find_libc
 from leakline.sources.bpf import FUNCTIONS, HeapRecorder
 from leakline.sources.perf_events import MOST_BREAKPOINTS, Breakpoints, Hit
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Via = Literal["auto", "bpf", "breakpoint"]
 _POLL_SECONDS = 0.05
 _SITES_AFTER_SECONDS = 1.0
+_STACK_WORDS = 64
 # How a call's arguments (rdi, rsi, rdx) tell the requested size.
 _SIZE_OF: dict[str, Callable[[tuple[int, int, int]], int]] = {
     "malloc": lambda a: a[0],
@@ -136,14 +137,14 @@ class BreakpointRecorder:
                     self._allocations[hit.result] = _returned(hit)
                 continue
             requested = _SIZE_OF[self._entries[hit.address]](hit.arguments)
-            if hit.return_address and any(fits(requested, size) for size in self._sizes):
-                self._sites[hit.return_address] += 1
+            if hit.stack and any(fits(requested, size) for size in self._sizes):
+                self._sites[hit.stack[0]] += 1
 
     def _move(self) -> None:
         self._lost += self._breakpoints.lost
         self._breakpoints.close()
         chosen = [address for address, _ in self._sites.most_common(MOST_BREAKPOINTS)]
-        self._breakpoints = Breakpoints(self._pid, self._procfs.threads(self._pid), chosen)
+        self._breakpoints = Breakpoints(self._pid, self._procfs.threads(self._pid), chosen, _STACK_WORDS)
         self._at_sites = True
         self._began_ns = time.monotonic_ns()
 
@@ -163,7 +164,10 @@ class BreakpointRecorder:
 
 def _returned(hit: Hit) -> Allocation:
     behind = hit.callchain[1:] if hit.callchain[:1] == (hit.address,) else ()
-    return Allocation(address=hit.result, size=None, time_ns=hit.time_ns, tid=hit.tid, stack=(hit.address, *behind))
+    # As it was when the allocator was entered: its return address stood just below.
+    words = (hit.address, *hit.stack)
+    top = StackTop(stack_pointer=hit.stack_pointer - 8, frame_pointer=hit.frame_pointer, words=words)
+    return Allocation(address=hit.result, size=None, time_ns=hit.time_ns, tid=hit.tid, stack=(hit.address, *behind), top=top)
 
 
 def open_recorder(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import struct
 import time
 from functools import cache
 from typing import TYPE_CHECKING
 
 from leakline.errors import NotPossible, PermissionNeeded
-from leakline.model.trace import Allocation, AllocationTrace
+from leakline.model.trace import Allocation, AllocationTrace, StackTop
 from leakline.native.parts import BPF, part_path
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ _PROBES: tuple[tuple[str, str, bool], ...] = (
 FUNCTIONS = tuple(name for name, _, _ in _PROBES)
 _ALLOCATED, _FREED, _LOST = range(3)
 _STACK_DEPTH = 64
-_MOST_STEPS = 2_000_000  # twice what the map can hold
-_ALLOCATION = struct.Struct("<QQQIi")
+_MOST_STEPS = 1_000_000  # twice what the map can hold
+_STACK_WORDS = 32
+_ALLOCATION = struct.Struct(f"<QQIiQQ{_STACK_WORDS}Q")
 
 
 class _UprobeOptions(ctypes.Structure):
@@ -120,6 +122,33 @@ class _Map:
         return found
 
 
+class _Guardian:
+    """A child that holds our descriptors, so that their last close is its own, at its end.
+
+    A process that is killed while it closes a uprobe leaves the breakpoint in the target's code for ever: the kernel's
+    remove_breakpoint() gives up when SIGKILL is pending (kernel/events/uprobes.c; get_user_pages() returns EINTR). Descriptors that
+    are closed by a process's end are not met by that. So the child closes last: it ends when we let it, or when we are gone.
+    """
+
+    def __init__(self) -> None:
+        waiting, self._holding = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                os.close(self._holding)
+                os.setsid()
+                signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.valid_signals()))
+                os.read(waiting, 1)
+            finally:
+                os._exit(0)
+        os.close(waiting)
+
+    def dismiss(self) -> None:
+        """Let it end, and wait until the kernel has taken the probes out."""
+        os.close(self._holding)
+        os.waitpid(self._pid, 0)
+
+
 class HeapRecorder:
     """Records allocations of a process from `attach` to `close`.
 
@@ -139,13 +168,16 @@ class HeapRecorder:
         self._began_ns = 0
 
     def close(self) -> None:
-        """Take the probes out and give everything back."""
+        """Take the probes out and give everything back; safe against SIGKILL at any moment."""
+        guardian = _Guardian() if self._links else None
         for link in self._links:
             self._library.bpf_link__destroy(link)
         self._links.clear()
         if self._object:
             self._library.bpf_object__close(self._object)
             self._object = None
+        if guardian is not None:
+            guardian.dismiss()
 
     def attach(self, pid: int, library: bytes, offset_of: Mapping[str, int], min_size: int = 0) -> None:
         """Put the probes on a library that the process maps; `offset_of` tells where in the file each function begins."""
@@ -179,7 +211,7 @@ class HeapRecorder:
         known: dict[int, tuple[int, ...]] = {}
         allocations = []
         for key, value in _Map(self._library, self._object, "allocations").entries(8, _ALLOCATION.size, _MOST_STEPS).items():
-            size, time_ns, caller, tid, stack_id = _ALLOCATION.unpack(value)
+            size, time_ns, tid, stack_id, sp, bp, *words = _ALLOCATION.unpack(value)
             if stack_id not in known:
                 known[stack_id] = self._stack(stacks, stack_id)
             allocations.append(
@@ -188,7 +220,8 @@ class HeapRecorder:
                     size=size,
                     time_ns=time_ns,
                     tid=tid,
-                    stack=_behind(caller, known[stack_id]),
+                    stack=_behind(words[0], known[stack_id]),
+                    top=StackTop(stack_pointer=sp, frame_pointer=bp, words=tuple(words)),
                 )
             )
         counter = self._counter()

@@ -32,15 +32,14 @@ _SAMPLE_IP, _SAMPLE_TID, _SAMPLE_TIME, _SAMPLE_CALLCHAIN, _SAMPLE_REGS, _SAMPLE_
     1 << 12,
     1 << 13,
 )
-# perf_regs.h of x86: AX 0, CX 2, DX 3, SI 4, DI 5, SP 7.
-_REGISTERS = (0, 2, 3, 4, 5, 7)
-_STACK_BYTES = 16
+# perf_regs.h of x86: AX 0, DX 3, SI 4, DI 5, BP 6, SP 7.
+_REGISTERS = (0, 3, 4, 5, 6, 7)
 _DISABLED, _INHERIT, _EXCLUDE_KERNEL, _EXCLUDE_HV, _EXCLUDE_CALLCHAIN_KERNEL = 1, 1 << 1, 1 << 5, 1 << 6, 1 << 21
 _USE_CLOCKID = 1 << 25
 _CLOCK_MONOTONIC = 1
 _IOC_ENABLE, _IOC_SET_OUTPUT = 0x2400, 0x2405
 _RECORD_LOST, _RECORD_SAMPLE = 2, 9
-_RING_PAGES = 32
+_RING_PAGES = 64
 _DATA_HEAD = 1024  # offset in struct perf_event_mmap_page; data_tail follows
 _CALLCHAIN_MARKS = 1 << 63  # PERF_CONTEXT_USER and its like are huge
 
@@ -55,19 +54,21 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     """rax."""
     arguments: tuple[int, int, int]
     """rdi, rsi, rdx."""
-    return_address: int | None
-    """The word at the stack pointer: at a function's first instruction, its caller."""
+    stack_pointer: int
+    frame_pointer: int
+    stack: tuple[int, ...]
+    """Words from the stack pointer up: at a function's first instruction, the first is its caller. Fewer near the stack's end."""
     callchain: tuple[int, ...]
     """Instruction pointers by frame pointers, innermost first."""
 
 
-def _attributes(address: int) -> bytes:
+def _attributes(address: int, stack_words: int) -> bytes:
     registers = sum(1 << r for r in _REGISTERS)
     sample = _SAMPLE_IP | _SAMPLE_TID | _SAMPLE_TIME | _SAMPLE_CALLCHAIN | _SAMPLE_REGS | _SAMPLE_STACK
     flags = _DISABLED | _INHERIT | _EXCLUDE_KERNEL | _EXCLUDE_HV | _EXCLUDE_CALLCHAIN_KERNEL | _USE_CLOCKID
     # struct perf_event_attr, PERF_ATTR_SIZE_VER5.
     head = struct.pack("<IIQQQQQIIQQ", _TYPE_BREAKPOINT, 112, 0, 1, sample, 0, flags, 1, _EXECUTE, address, 8)
-    return head + struct.pack("<QQIiQIHH", 0, registers, _STACK_BYTES, _CLOCK_MONOTONIC, 0, 0, 0, 0)
+    return head + struct.pack("<QQIiQIHH", 0, registers, 8 * stack_words, _CLOCK_MONOTONIC, 0, 0, 0, 0)
 
 
 class _Ring:
@@ -98,10 +99,11 @@ class _Ring:
 class Breakpoints:
     """Up to four execution breakpoints on all threads of a process. Use as a context manager."""
 
-    def __init__(self, pid: int, threads: Sequence[int], addresses: Sequence[int]) -> None:
+    def __init__(self, pid: int, threads: Sequence[int], addresses: Sequence[int], stack_words: int = 2) -> None:
         if platform.machine() != "x86_64":
             raise NotPossible("hardware breakpoints are read on x86-64 only")
         self._pid = pid
+        self._stack_words = stack_words
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fds: list[int] = []
         self._rings: dict[int, _Ring] = {}
@@ -149,7 +151,7 @@ class Breakpoints:
                     self._ioctl(fd, _IOC_SET_OUTPUT, first)
 
     def _open(self, address: int, tid: int, cpu: int) -> int | None:
-        attributes = ctypes.create_string_buffer(_attributes(address), 112)
+        attributes = ctypes.create_string_buffer(_attributes(address, self._stack_words), 112)
         fd = int(self._libc.syscall(_PERF_EVENT_OPEN, attributes, tid, cpu, -1, 8))  # PERF_FLAG_FD_CLOEXEC
         if fd >= 0:
             return fd
@@ -199,15 +201,19 @@ def parse_sample(body: bytes) -> Hit:
         at += 8 * len(_REGISTERS)
     at += 8
     copied = struct.unpack_from("<Q", body, at)[0]
-    top = struct.unpack_from("<Q", body, at + 8)[0] if copied >= 8 else None
-    ax, _cx, dx, si, di, _sp = registers
+    # The kernel tells behind the copy how much of it is real.
+    real = min(struct.unpack_from("<Q", body, at + 8 + copied)[0], copied) if copied else 0
+    stack = struct.unpack_from(f"<{real // 8}Q", body, at + 8)
+    ax, dx, si, di, bp, sp = registers
     return Hit(
         address=ip,
         tid=tid,
         time_ns=time_ns,
         result=ax,
         arguments=(di, si, dx),
-        return_address=top,
+        stack_pointer=sp,
+        frame_pointer=bp,
+        stack=stack,
         callchain=tuple(address for address in chain if address < _CALLCHAIN_MARKS),
     )
 

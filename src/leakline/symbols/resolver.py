@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from leakline.errors import NotPossible, ParseError
+from leakline.formats.eh_frame import FrameTable
 from leakline.formats.elf import Elf, SymbolTable
 from leakline.model.names import readable
 from leakline.model.stack import Frame, SourceLocation
@@ -19,6 +20,7 @@ from leakline.symbols.demangle import demangle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from leakline.formats.eh_frame import FrameRule
     from leakline.model.vma import Vma
 
 
@@ -28,6 +30,7 @@ class _Module(msgspec.Struct, frozen=True, kw_only=True):
     lines_in: bytes | None
     symbols: SymbolTable
     build_id: str | None
+    frames: FrameTable | None
     loads: Callable[[int], int | None]
 
 
@@ -53,6 +56,13 @@ class Resolver:
         """The mapping that holds the address."""
         index = bisect.bisect_right(self._starts, address) - 1
         return self._vmas[index] if index >= 0 and address in self._vmas[index] else None
+
+    def frame_rule(self, address: int) -> FrameRule | None:
+        """How to find the caller of the frame that is at this address; None where that is not known."""
+        vma = self.vma_at(address)
+        module = None if vma is None else self._module(vma)
+        place = None if vma is None or module is None else module.loads(address - vma.start + vma.offset)
+        return None if module is None or module.frames is None or place is None else module.frames.rule(place)
 
     def frames(self, addresses: Iterable[int], *, returns: bool = True) -> dict[int, tuple[Frame, ...]]:
         """The frames at each address, inlined ones first.
@@ -134,7 +144,9 @@ class Resolver:
 
     def _open(self, vma: Vma, path: str) -> _Module:
         name = readable(os.path.basename(path.removesuffix(" (deleted)")))
-        nothing = _Module(name=name, path=None, lines_in=None, symbols=SymbolTable([]), build_id=None, loads=lambda offset: offset)
+        nothing = _Module(
+            name=name, path=None, lines_in=None, symbols=SymbolTable([]), build_id=None, frames=None, loads=lambda offset: offset
+        )
         opened = self._open_as(vma)
         if opened is None:
             self.problems.append(f"{name}: its file was replaced or deleted since the process mapped it")
@@ -153,6 +165,7 @@ class Resolver:
                     lines_in=debug,
                     symbols=symbols,
                     build_id=elf.build_id,
+                    frames=elf.frame_table(),
                     loads=elf.address_of_offset,
                 )
         except (ParseError, OSError) as error:
