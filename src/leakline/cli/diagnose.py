@@ -75,7 +75,7 @@ def command(
 
     launched: list[str] | None = ctx.meta.get("leakline.command")
     options: dict[str, Any] = {"as_json": as_json, "force": force, "limit": limit, "color": color}
-    say = speaker(quiet)
+    say = speaker(quiet=quiet)
     interruption = Interruption()
     if launched is not None:
         _check_launch(pids, more_pids, name, launched, fail_on, as_json=as_json, to_file=output is not None)

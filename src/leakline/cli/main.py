@@ -17,6 +17,7 @@ COMMANDS = {
     "diagnose": "Climb from a rising process to the line that leaks.",
     "scan": "Find the lost heap blocks of a running process.",
     "trace": "Record the allocations of a running process, and tell which are lost.",
+    "ps": "Show what processes hold: USS, PSS, RSS, VSS and swap.",
     "doctor": "Show what works on this machine, and how to get the rest.",
     "completions": "Print the completion script for a shell.",
     "man": "Print the manual page of a command.",

@@ -118,17 +118,18 @@ def closed_pipe_allowed() -> Iterator[None]:
             os.dup2(nowhere, stream.fileno())
 
 
-def speaker(quiet: bool) -> Callable[[str], None]:
-    """Says on stderr what is being done."""
+def say_on_stderr(text: str) -> None:
+    """One line for the person at the keyboard."""
     from leakline.present.text import printable
 
-    def say(text: str) -> None:
-        if not quiet:
-            with closed_pipe_allowed():
-                sys.stderr.write(f"leakline: {printable(text)}\n")
-                sys.stderr.flush()
+    with closed_pipe_allowed():
+        sys.stderr.write(f"leakline: {printable(text)}\n")
+        sys.stderr.flush()
 
-    return say
+
+def speaker(*, quiet: bool) -> Callable[[str], None]:
+    """Says on stderr what is being done, or nothing."""
+    return (lambda _text: None) if quiet else say_on_stderr
 
 
 class Output:

@@ -58,7 +58,7 @@ def command(
     from leakline.sources.procfs import ProcFs
 
     writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
-    procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet)
+    procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet=quiet)
     with interruption.listening():
         chosen = select(procfs, [*pids, *more_pids], name)
         options: dict[str, Any] = {"looks": confirm, "interruption": interruption, "say": say, "stop_deadline": stop_deadline}

@@ -49,7 +49,7 @@ def command(
     from leakline.sources.procfs import ProcFs
 
     writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
-    procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet)
+    procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet=quiet)
     with interruption.listening():
         chosen = select(procfs, [*pids, *more_pids], name)
         options: dict[str, Any] = {"via": via, "min_size": min_size, "interruption": interruption, "say": say}
