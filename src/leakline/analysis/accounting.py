@@ -8,10 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from leakline.errors import InvalidRequest
-from leakline.model.accounting import Group, ProcessMemory
+import msgspec
 
-Row = TypeVar("Row", ProcessMemory, Group)
+from leakline.errors import InvalidRequest
+from leakline.model.accounting import Group, ProcessMemory, VmaMemory, VmaTotals
+
+Row = TypeVar("Row", bound=msgspec.Struct)
 _SUMS = ("vss", "rss", "pss", "uss", "swap", "swap_pss")
 _KEYS: dict[str, Callable[[ProcessMemory], str]] = {
     "user": lambda p: p.user or "-",
@@ -135,3 +137,36 @@ def tree(rows: Sequence[ProcessMemory]) -> list[tuple[int, ProcessMemory]]:
         placed.append((depth, row))
         waiting += [(depth + 1, child) for child in reversed(children[row.pid])]
     return placed
+
+
+_VMA_SUMS = ("size", "rss", "pss", "uss", "dirty", "swap")
+
+
+def total_mappings(name: str, rows: Sequence[VmaMemory]) -> VmaTotals:
+    """The sum over mappings. [vsyscall] is no memory of the process: its size is left out, as in VmSize."""
+    counted = [row for row in rows if row.kind != "vsyscall"]
+    sums = {column: sum(getattr(row, column) for row in counted) for column in _VMA_SUMS}
+    return VmaTotals(name=name, count=len(rows), **sums)
+
+
+def group_mappings(rows: Iterable[VmaMemory], by: str) -> list[VmaTotals]:
+    """Sums over mappings of the same kind, path or permissions."""
+    members: dict[str, list[VmaMemory]] = defaultdict(list)
+    for row in rows:
+        members[str(getattr(row, by) or "[anon]")].append(row)
+    return [total_mappings(name, group) for name, group in members.items()]
+
+
+def select_range(rows: Iterable[VmaMemory], expression: str) -> list[VmaMemory]:
+    """Mappings that touch `START-END` or hold `ADDRESS` (hexadecimal).
+
+    Raises:
+        InvalidRequest: it is neither.
+
+    """
+    match = re.fullmatch(r"(?:0x)?([0-9a-fA-F]{1,16})(?:-(?:0x)?([0-9a-fA-F]{1,16}))?", expression)
+    if match is None:
+        raise InvalidRequest(f"--range {expression!r} is neither an address nor two", hint="Such as 7f00a000-7f00b000.")
+    start = int(match[1], 16)
+    end = int(match[2], 16) if match[2] else start + 1
+    return [row for row in rows if row.start < end and start < row.end]

@@ -97,3 +97,117 @@ class GroupTable(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[Group, ...]
     totals: Group
     coverage: Coverage
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    """One owner of a part of MemTotal."""
+
+    name: Annotated[str, _text("who")]
+    bytes: Annotated[int, _bytes("how much")]
+    note: Annotated[str, _text("what that is")]
+
+
+class Pressure(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of /proc/pressure/memory: the share of time, in percent, that tasks waited for memory."""
+
+    kind: Literal["some", "full"]
+    """Some of them, or all."""
+    avg10: float
+    avg60: float
+    avg300: float
+    total_us: int
+
+
+class SystemTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`leakline system --json`. The owners add up to mem_total."""
+
+    schema: Literal["leakline.system/1"] = "leakline.system/1"
+    mem_total: int
+    mem_free: int
+    mem_available: int | None
+    owners: tuple[Owner, ...]
+    swap_total: int
+    swap_free: int
+    zswapped: int | None
+    """Swapped pages that zswap keeps compressed in memory; their size before."""
+    commit_limit: int | None
+    committed: int | None
+    pressure: tuple[Pressure, ...]
+    """Empty where the kernel does not tell (CONFIG_PSI)."""
+    processes_pss: int | None
+    """Sum of PSS over the processes that could be read; None without --processes."""
+    coverage: Coverage | None
+
+
+VmaKind = Literal[
+    "text",
+    "rodata",
+    "data",
+    "bss",
+    "heap",
+    "malloc arena",
+    "mmapped chunk",
+    "thread stack",
+    "stack",
+    "vdso",
+    "vvar",
+    "vsyscall",
+    "file",
+    "shmem",
+    "memfd",
+    "sysv",
+    "hugetlb",
+    "guard",
+    "reserved",
+    "jit",
+    "anon",
+]
+
+
+class VmaMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """One mapping, what it is, and what it holds."""
+
+    start: Annotated[int, msgspec.Meta(description="first address", extra={"unit": "address"})]
+    end: Annotated[int, msgspec.Meta(description="the address behind it", extra={"unit": "address"})]
+    perms: Annotated[str, _text("r w x, and p (private) or s (shared)")]
+    kind: Annotated[VmaKind, _text("what it is")]
+    tid: Annotated[int | None, _count("the thread whose stack it is")]
+    path: Annotated[str | None, _text("file or name")]
+    offset: Annotated[int, _count("of its first byte in the file")]
+    size: Annotated[int, _bytes("address space")]
+    rss: Annotated[int, _bytes("resident")]
+    pss: Annotated[int, _bytes("resident, shared pages divided")]
+    uss: Annotated[int, _bytes("private pages")]
+    dirty: Annotated[int, _bytes("written, private or shared")]
+    anonymous: Annotated[int, _bytes("resident pages that are no file's")]
+    swap: Annotated[int, _bytes("in swap")]
+    swap_pss: Annotated[int | None, _bytes("in swap, shared pages divided")]
+    thp: Annotated[int | None, _bytes("in transparent huge pages")]
+    locked: Annotated[int | None, _bytes("locked in memory")]
+    flags: Annotated[tuple[str, ...], _text("the kernel's VmFlags in words, as far as they are out of the ordinary")]
+
+
+class VmaTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over mappings."""
+
+    name: Annotated[str, _text("what they have in common")]
+    count: Annotated[int, _count("mappings")]
+    size: Annotated[int, _bytes("address space")]
+    rss: Annotated[int, _bytes("resident")]
+    pss: Annotated[int, _bytes("resident, shared pages divided")]
+    uss: Annotated[int, _bytes("private pages")]
+    dirty: Annotated[int, _bytes("written")]
+    swap: Annotated[int, _bytes("in swap")]
+
+
+class VmaTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`leakline maps --json`; `groups` instead of `vmas` with --by."""
+
+    schema: Literal["leakline.maps/1"] = "leakline.maps/1"
+    pid: int
+    command: str
+    vmas: tuple[VmaMemory, ...] | None
+    groups: tuple[VmaTotals, ...] | None
+    totals: VmaTotals
+    max_map_count: int | None
+    """vm.max_map_count: a process may not have more mappings."""

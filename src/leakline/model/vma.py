@@ -49,3 +49,8 @@ class VmaUsage(msgspec.Struct, frozen=True, kw_only=True):
 
     vma: Vma
     usage: MemoryUsage
+    thp: int | None = None
+    """Bytes in transparent huge pages."""
+    locked: int | None = None
+    flags: tuple[str, ...] = ()
+    """The two letters of VmFlags (Linux 3.8)."""

@@ -87,14 +87,21 @@ def parse_smaps_rollup(data: bytes) -> MemoryUsage:
     return _usage(_fields(rest.split(b"\n"), "smaps_rollup"), "smaps_rollup")
 
 
-def _fields(lines: list[bytes], what: str) -> dict[bytes, bytes]:
+def _fields(lines: list[bytes], what: str, known: dict[bytes, tuple[bytes, bytes]] | None = None) -> dict[bytes, bytes]:
+    """`Key: value` lines; `known` remembers lines, which come again and again in smaps."""
     fields = {}
     for line in lines:
-        if line:
+        pair = known.get(line) if known is not None else None
+        if pair is None:
+            if not line:
+                continue
             match = _FIELD.fullmatch(line)
             if match is None:
                 raise ParseError(f"{what}: not a field: {line[:80]!r}")
-            fields[match[1]] = match[2]
+            pair = match[1], match[2]
+            if known is not None:
+                known[line] = pair
+        fields[pair[0]] = pair[1]
     return fields
 
 
@@ -107,11 +114,31 @@ def parse_smaps(data: bytes) -> list[VmaUsage]:
     """
     blocks: list[tuple[Vma, list[bytes]]] = []
     for line in data.split(b"\n"):
-        vma = _vma(line)
-        if vma is not None:
-            blocks.append((vma, []))
-        elif line and not blocks:
-            raise ParseError(f"smaps: not a mapping: {line[:80]!r}")
-        elif line:
+        # Addresses are in small letters, and keys begin with a capital.
+        if line[:1] in _CAPITALS:
+            if not blocks:
+                raise ParseError(f"smaps: not a mapping: {line[:80]!r}")
             blocks[-1][1].append(line)
-    return [VmaUsage(vma=vma, usage=_usage(_fields(lines, "smaps"), "smaps")) for vma, lines in blocks]
+        elif line:
+            vma = _vma(line)
+            if vma is None:
+                raise ParseError(f"smaps: not a mapping: {line[:80]!r}")
+            blocks.append((vma, []))
+    known: dict[bytes, tuple[bytes, bytes]] = {}
+    return [_vma_usage(vma, _fields(lines, "smaps", known)) for vma, lines in blocks]
+
+
+_CAPITALS = frozenset(bytes([letter]) for letter in range(ord("A"), ord("Z") + 1))
+
+
+def _vma_usage(vma: Vma, fields: dict[bytes, bytes]) -> VmaUsage:
+    def optional(key: bytes) -> int | None:
+        return kilobytes(fields[key], "smaps") if key in fields else None
+
+    return VmaUsage(
+        vma=vma,
+        usage=_usage(fields, "smaps"),
+        thp=optional(b"AnonHugePages"),
+        locked=optional(b"Locked"),
+        flags=tuple(text(flag) for flag in fields.get(b"VmFlags", b"").split()),
+    )

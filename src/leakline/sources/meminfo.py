@@ -7,6 +7,17 @@ from leakline.model.memory import SystemMemory
 from leakline.sources.parsing import key_values, kilobytes
 
 
+def parse_amounts(data: bytes) -> dict[str, int]:
+    """Every amount of /proc/meminfo in bytes, by the kernel's name; counts of pages (HugePages_*) are left out.
+
+    Raises:
+        ParseError: a line has another form.
+
+    """
+    fields = key_values(data, "meminfo")
+    return {key.decode(errors="replace"): kilobytes(v, "meminfo") for key, v in fields.items() if v.endswith(b"kB")}
+
+
 def parse_meminfo(data: bytes) -> SystemMemory:
     """The amounts of /proc/meminfo.
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leakline.errors import LeaklineError, NotPossible, PermissionNeeded, TargetGone
 from leakline.sources.maps import parse_maps, parse_smaps, parse_smaps_rollup
-from leakline.sources.meminfo import parse_meminfo
+from leakline.sources.meminfo import parse_amounts, parse_meminfo
 from leakline.sources.parsing import text
 from leakline.sources.process_files import parse_stat, parse_status
+from leakline.sources.system_files import parse_per_cpu_pages, parse_pressure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from leakline.model.accounting import Pressure
     from leakline.model.memory import MemoryUsage, SystemMemory
     from leakline.model.process import ProcessStat, ProcessStatus
     from leakline.model.vma import Vma, VmaUsage
@@ -99,12 +101,47 @@ class ProcFs:
         """The mappings with what each holds."""
         return parse_smaps(self._read(pid, "smaps"))
 
+    def stack_pointers(self, pid: int) -> dict[int, int]:
+        """Thread id -> stack pointer, of threads that wait in the kernel (/proc/PID/task/TID/syscall); others are left out."""
+        found = {}
+        for tid in self.threads(pid):
+            with suppress(LeaklineError, ValueError, IndexError):
+                found[tid] = int(self._read(pid, f"task/{tid}/syscall").split()[-2], 16)
+        return found
+
+    def max_map_count(self) -> int | None:
+        """vm.max_map_count."""
+        with suppress(NotPossible, ValueError):
+            return int(self._read_system("sys/vm/max_map_count"))
+        return None
+
     def memory(self) -> SystemMemory:
         """/proc/meminfo."""
+        return parse_meminfo(self._read_system("meminfo"))
+
+    def amounts(self) -> dict[str, int]:
+        """Every amount of /proc/meminfo, in bytes."""
+        return parse_amounts(self._read_system("meminfo"))
+
+    def per_cpu_pages(self) -> int | None:
+        """Pages on the CPUs' own free lists, which MemFree leaves out; None where /proc/zoneinfo cannot be read."""
         try:
-            return parse_meminfo((self.root / "meminfo").read_bytes())
+            return parse_per_cpu_pages(self._read_system("zoneinfo"))
+        except NotPossible:
+            return None
+
+    def pressure(self) -> tuple[Pressure, ...]:
+        """Memory pressure; empty where the kernel does not tell (CONFIG_PSI)."""
+        try:
+            return parse_pressure(self._read_system("pressure/memory"))
+        except NotPossible:
+            return ()
+
+    def _read_system(self, name: str) -> bytes:
+        try:
+            return (self.root / name).read_bytes()
         except OSError as error:
-            raise NotPossible(f"cannot read {self.root}/meminfo: {error.strerror}") from error
+            raise NotPossible(f"cannot read {self.root / name}: {error.strerror}") from error
 
     def mapped_file(self, pid: int, vma: Vma) -> bytes | None:
         """A path by which the file of a mapping can be opened, even in a container or after it was replaced.

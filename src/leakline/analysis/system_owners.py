@@ -1,0 +1,59 @@
+"""Where all of MemTotal is: owners that add up, and a remainder that nobody counts.
+
+The kernel has many users of whole pages that no counter of /proc/meminfo shows (drivers, filled pipes, packet rings): they are
+in the remainder, which moves by exactly what such a user takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from leakline.model.accounting import Owner
+
+# Name, the counters that make it up (those with a minus are inside the first), and what it is.
+_OWNERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("free", ("MemFree",), "unused"),
+    ("anonymous", ("AnonPages",), "processes' own memory"),
+    ("page cache", ("Cached", "-Shmem"), "files; given back when needed"),
+    ("buffers", ("Buffers",), "block devices; given back when needed"),
+    ("shared memory", ("Shmem",), "tmpfs, memfd, SysV and shared anonymous memory"),
+    ("swap cache", ("SwapCached",), "in memory and in swap"),
+    ("slab, reclaimable", ("SReclaimable",), "dentries, inodes; given back when needed"),
+    ("slab, unreclaimable", ("SUnreclaim",), "the kernel's objects"),
+    ("other reclaimable", ("KReclaimable", "-SReclaimable"), "kernel memory that can be given back"),
+    ("page tables", ("PageTables",), "of processes"),
+    ("secondary page tables", ("SecPageTables",), "of virtual machines and IOMMUs"),
+    ("vmalloc", ("VmallocUsed",), "kernel memory, the kernel stacks of threads among it"),
+    ("percpu", ("Percpu",), "the kernel's per-CPU objects"),
+    ("hugetlb", ("Hugetlb",), "reserved huge pages, used or not"),
+    ("bounce buffers", ("Bounce",), "for devices that reach low memory only"),
+    ("balloon", ("Balloon",), "given back to the hypervisor"),
+    ("zswap", ("Zswap",), "compressed swap"),
+)
+
+
+def owners_of(amounts: Mapping[str, int], per_cpu_lists: int | None) -> tuple[Owner, ...]:
+    """Owners that add up to MemTotal; the last one is `unexplained`.
+
+    Args:
+        amounts: /proc/meminfo, in bytes; counters that a kernel lacks are left out.
+        per_cpu_lists: bytes on the CPUs' own free lists; None leaves them in the remainder.
+
+    """
+    owners = []
+    for name, counters, note in _OWNERS:
+        if counters[0] not in amounts:
+            continue
+        size = amounts[counters[0]] - sum(amounts.get(c[1:], 0) for c in counters[1:])
+        owners.append(Owner(name=name, bytes=size, note=note))
+    if per_cpu_lists is not None:
+        owners.append(Owner(name="per-CPU free lists", bytes=per_cpu_lists, note="free, but not in MemFree"))
+    stacks = amounts.get("KernelStack", 0)
+    # With VMAP_STACK (x86 and others) the threads' kernel stacks are inside VmallocUsed.
+    if stacks > amounts.get("VmallocUsed", 0):
+        owners.append(Owner(name="kernel stacks", bytes=stacks, note="of threads"))
+    rest = amounts["MemTotal"] - sum(owner.bytes for owner in owners)
+    note = "pages that no counter shows: drivers, pipes, sockets, packet rings"
+    if per_cpu_lists is None:
+        note += "; and the per-CPU free lists, since /proc/zoneinfo could not be read"
+    return (*owners, Owner(name="unexplained", bytes=rest, note=note))
