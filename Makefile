@@ -43,6 +43,7 @@ test-real: .venv/.developing ## the longer tests on real processes
 
 bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/ps.py
 	$(BIN)/python benchmarks/scan.py
 
 docs: .venv/.installed ## regenerate the JSON schemas

@@ -51,27 +51,34 @@ def parse_maps(data: bytes) -> list[Vma]:
     return vmas
 
 
-def _usage(fields: dict[bytes, bytes], what: str) -> MemoryUsage:
-    def required(key: bytes) -> int:
-        if key not in fields:
-            raise ParseError(f"{what}: no {key.decode()}")
-        return kilobytes(fields[key], what)
+class _Lines(dict[bytes, tuple[bytes, int]]):
+    """`Key:   123 kB` lines as key and bytes; the same lines come again and again. Other fields count as -1."""
 
-    def optional(key: bytes) -> int | None:
-        return kilobytes(fields[key], what) if key in fields else None
+    def __missing__(self, line: bytes) -> tuple[bytes, int]:
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            raise ParseError(f"smaps: not a field: {line[:80]!r}")
+        key, value = match.groups()
+        pair = self[line] = key, kilobytes(value, "smaps") if value.endswith(b" kB") else -1
+        return pair
 
-    return MemoryUsage(
-        rss=required(b"Rss"),
-        pss=required(b"Pss"),
-        shared_clean=required(b"Shared_Clean"),
-        shared_dirty=required(b"Shared_Dirty"),
-        private_clean=required(b"Private_Clean"),
-        private_dirty=required(b"Private_Dirty"),
-        anonymous=required(b"Anonymous"),
-        lazy_free=optional(b"LazyFree"),
-        swap=required(b"Swap"),
-        swap_pss=optional(b"SwapPss"),
-    )
+
+def _usage(amounts: dict[bytes, int]) -> MemoryUsage:
+    try:
+        return MemoryUsage(
+            rss=amounts[b"Rss"],
+            pss=amounts[b"Pss"],
+            shared_clean=amounts[b"Shared_Clean"],
+            shared_dirty=amounts[b"Shared_Dirty"],
+            private_clean=amounts[b"Private_Clean"],
+            private_dirty=amounts[b"Private_Dirty"],
+            anonymous=amounts[b"Anonymous"],
+            lazy_free=amounts.get(b"LazyFree"),
+            swap=amounts[b"Swap"],
+            swap_pss=amounts.get(b"SwapPss"),
+        )
+    except KeyError as error:
+        raise ParseError(f"smaps: no {error.args[0].decode()}") from error
 
 
 def parse_smaps_rollup(data: bytes) -> MemoryUsage:
@@ -84,25 +91,12 @@ def parse_smaps_rollup(data: bytes) -> MemoryUsage:
     head, _, rest = data.partition(b"\n")
     if _vma(head) is None:
         raise ParseError(f"smaps_rollup: not a range: {head[:80]!r}")
-    return _usage(_fields(rest.split(b"\n"), "smaps_rollup"), "smaps_rollup")
+    return _usage(_amounts(rest.split(b"\n"), _Lines()))
 
 
-def _fields(lines: list[bytes], what: str, known: dict[bytes, tuple[bytes, bytes]] | None = None) -> dict[bytes, bytes]:
-    """`Key: value` lines; `known` remembers lines, which come again and again in smaps."""
-    fields = {}
-    for line in lines:
-        pair = known.get(line) if known is not None else None
-        if pair is None:
-            if not line:
-                continue
-            match = _FIELD.fullmatch(line)
-            if match is None:
-                raise ParseError(f"{what}: not a field: {line[:80]!r}")
-            pair = match[1], match[2]
-            if known is not None:
-                known[line] = pair
-        fields[pair[0]] = pair[1]
-    return fields
+def _amounts(lines: list[bytes], known: _Lines) -> dict[bytes, int]:
+    amounts = dict(map(known.__getitem__, filter(None, lines)))
+    return amounts if min(amounts.values(), default=0) >= 0 else {key: value for key, value in amounts.items() if value >= 0}
 
 
 def parse_smaps(data: bytes) -> list[VmaUsage]:
@@ -124,21 +118,20 @@ def parse_smaps(data: bytes) -> list[VmaUsage]:
             if vma is None:
                 raise ParseError(f"smaps: not a mapping: {line[:80]!r}")
             blocks.append((vma, []))
-    known: dict[bytes, tuple[bytes, bytes]] = {}
-    return [_vma_usage(vma, _fields(lines, "smaps", known)) for vma, lines in blocks]
+    known = _Lines()
+    return [_vma_usage(vma, lines, known) for vma, lines in blocks]
 
 
 _CAPITALS = frozenset(bytes([letter]) for letter in range(ord("A"), ord("Z") + 1))
 
 
-def _vma_usage(vma: Vma, fields: dict[bytes, bytes]) -> VmaUsage:
-    def optional(key: bytes) -> int | None:
-        return kilobytes(fields[key], "smaps") if key in fields else None
-
+def _vma_usage(vma: Vma, lines: list[bytes], known: _Lines) -> VmaUsage:
+    flags = lines.pop() if lines and lines[-1].startswith(b"VmFlags:") else b""
+    amounts = _amounts(lines, known)
     return VmaUsage(
         vma=vma,
-        usage=_usage(fields, "smaps"),
-        thp=optional(b"AnonHugePages"),
-        locked=optional(b"Locked"),
-        flags=tuple(text(flag) for flag in fields.get(b"VmFlags", b"").split()),
+        usage=_usage(amounts),
+        thp=amounts.get(b"AnonHugePages"),
+        locked=amounts.get(b"Locked"),
+        flags=tuple(text(flags).split()[1:]),
     )
