@@ -1,4 +1,4 @@
-"""`ps` and `ps --by mapping` over 400 processes, against a C program that only reads the same files, and against peers if installed."""
+"""`ps` and `ps --by mapping` over 400 processes, against a C program that only reads the same files, and against peers."""
 
 from __future__ import annotations
 
