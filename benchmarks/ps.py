@@ -40,9 +40,8 @@ def main() -> None:
             bare = statistics.median(cpu([floor, "smaps_rollup"]) for _ in range(3))
             for peer in PEERS:
                 if shutil.which(peer[0]):
-                    print(
-                        f"{' '.join(peer)}: {statistics.median(cpu(peer) for _ in range(3)) / bare:.2f} x reading every smaps_rollup"
-                    )
+                    ratio = statistics.median(cpu(peer) for _ in range(3)) / bare
+                    print(f"{' '.join(peer)}: {ratio:.2f} x reading every smaps_rollup")
         finally:
             for process in load:
                 process.kill()

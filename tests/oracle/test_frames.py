@@ -42,7 +42,7 @@ def rows(library: Path) -> list[tuple[int, int, str, dict[str, str]]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["libc.so.6", "libstdc++.so.6"])
+@pytest.mark.parametrize("name", ["libc.so.6", "libstdc++.so.6", "libcrypto.so.3"])
 def test_the_same_rules_as_readelf(name: str) -> None:
     library = next(iter(sorted(Path("/usr/lib").glob(f"*-linux-gnu/{name}"))), None)
     if library is None:

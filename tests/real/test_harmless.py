@@ -200,6 +200,20 @@ def test_ctrl_c_ends_the_waiting_and_prints_what_there_is(build: Build, start: S
     assert_answers(program)
 
 
+def test_a_recording_where_children_are_reaped_by_themselves(build: Build, start: Start, needs_bpf: None) -> None:
+    program = start(build("loses.c"))
+    before = text_of_malloc(program.pid)
+    ours = subprocess.run(
+        ["env", "--ignore-signal=CHLD", sys.executable, "-m", "leakline", "trace", "-d", "1", "--via", "bpf", str(program.pid)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ours.returncode == 0, ours.stderr
+    assert text_of_malloc(program.pid) == before
+    assert_answers(program)
+
+
 def test_nobody_reads_our_output(build: Build, start: Start) -> None:
     program = start(build("kinds.c"), HOLD="1")
     reader, writer = os.pipe()

@@ -48,6 +48,11 @@ def test_a_zombie_leader_with_live_threads(build: Build, start: Start, leakline:
         time.sleep(0.01)
     row = rows_of(leakline)[program.pid]
     assert row["uss"] >= 20 << 20, "which smem, ps, psutil and pmap do not see"
+    assert row["vss"] > row["uss"]
+    heaps = leakline("ps", "--by", "mapping", "--mapping", "zombie_leader", "--json").json["groups"]
+    assert heaps, "its mappings are seen too"
+    assert leakline("maps", program.pid, "--json").json["totals"]["uss"] >= 20 << 20
+    assert "first thread" in leakline("scan", program.pid, status=5).err
 
 
 def test_odd_names_lose_nobody_and_reach_no_terminal(leakline: Leakline, tmp_path: Path) -> None:
@@ -80,6 +85,34 @@ def test_odd_names_lose_nobody_and_reach_no_terminal(leakline: Leakline, tmp_pat
         for process in held:
             process.kill()
             process.communicate()
+
+
+def test_what_reaches_a_terminal_or_an_old_one_is_harmless(leakline: Leakline) -> None:
+    code = "import os,pty,sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    hostile = subprocess.Popen(["\x1b]0;owned\x07\u009b31m", "60"], executable="/usr/bin/sleep")
+    try:
+        for form in ("csv", "json", "jsonl", "table"):
+            ours = [sys.executable, "-m", "leakline", "ps", str(hostile.pid), "--format", form, "--color", "never", "-q"]
+            shown = subprocess.run(
+                [sys.executable, "-c", code, *ours], capture_output=True, check=True, stdin=subprocess.DEVNULL
+            ).stdout
+            assert b"owned" in shown
+            assert b"\x1b" not in shown
+            assert "\u009b".encode() not in shown
+    finally:
+        hostile.kill()
+        hostile.wait()
+    old = leakline("ps", "--totals", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert "\\u2500" in old.out
+
+
+def test_output_that_cannot_be_written_is_no_bug_of_ours() -> None:
+    with open("/dev/full", "w") as full:
+        ours = subprocess.run([sys.executable, "-m", "leakline", "ps"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ours.returncode == 2
+    assert "No space left" in ours.stderr
+    closed = subprocess.run(["sh", "-c", f"{sys.executable} -m leakline ps -q >&-"], capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (0, "")
 
 
 def test_a_fork_family_shares_what_it_shares(leakline: Leakline) -> None:
@@ -148,6 +181,11 @@ def test_columns_order_and_limit(leakline: Leakline) -> None:
     assert "%" in leakline("ps", "--percent", "-n", "2").out
     assert "there are: pid" in leakline("ps", "--columns", "nosuch", status=2).err.lower()
     assert "no column" in leakline("ps", "--sort", "nosuch", status=2).err
+    assert "names none" in leakline("ps", "--columns", ",", status=2).err
+    assert "vmas" in leakline("ps", "--columns", "pid, vmas").out
+    assert " -" not in leakline("ps", os.getpid(), "--columns", "pid, vmas").out
+    leakline("ps", 4_000_000, status=4)
+    leakline("ps", "--tree", "-n", "3", status=2)
 
 
 def test_json_is_of_the_published_schema(leakline: Leakline) -> None:

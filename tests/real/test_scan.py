@@ -44,7 +44,19 @@ def test_arenas_of_threads(build: Build, start: Start, leakline: Leakline) -> No
 
 @pytest.mark.parametrize(
     "mode",
-    ["mmapped", "mmapped-aligned", "aligned", "sbrk", "read-only", "no-access", "shared", "bins", "cached", "trimmed-large"],
+    [
+        "mmapped",
+        "mmapped-aligned",
+        "aligned",
+        "sbrk",
+        "read-only",
+        "no-access",
+        "shared",
+        "shared-file",
+        "bins",
+        "cached",
+        "trimmed-large",
+    ],
 )
 def test_shapes_of_heaps(build: Build, start: Start, leakline: Leakline, mode: str) -> None:
     program = start(build("shapes.c"), mode)

@@ -1,4 +1,5 @@
 /* One hard shape of heap a mode. Each loses 10 blocks (sizes below), and holds as many. */
+#define _GNU_SOURCE
 #include <malloc.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -75,6 +76,19 @@ __attribute__((noinline)) static void make(const char *mode)
 			memset(malloc(1000), 1, 1000);
 			elsewhere[i] = malloc(1000);
 		}
+	}
+	if (!strcmp(mode, "shared-file")) { /* a file that ends within its page, written without touching the page */
+		int file = memfd_create("pointers", 0);
+		char pointers[100] = {0};
+		elsewhere = NULL;
+		(void)!ftruncate(file, 100);
+		mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+		for (int i = 0; i < COUNT; i++) {
+			memset(malloc(1000), 1, 1000);
+			((void **)pointers)[i] = malloc(1000);
+		}
+		(void)!pwrite(file, pointers, sizeof pointers, 0);
+		memset(pointers, 0, sizeof pointers);
 	}
 	if (!strcmp(mode, "bins")) { /* freed neighbours: bin heads and chunks point near the lost blocks */
 		void *freed[COUNT];

@@ -165,7 +165,7 @@ def select_range(rows: Iterable[VmaMemory], expression: str) -> list[VmaMemory]:
 
     """
     match = re.fullmatch(r"(?:0x)?([0-9a-fA-F]{1,16})(?:-(?:0x)?([0-9a-fA-F]{1,16}))?", expression)
-    if match is None:
+    if match is None or (match[2] and int(match[2], 16) <= int(match[1], 16)):
         raise InvalidRequest(f"--range {expression!r} is neither an address nor two", hint="Such as 7f00a000-7f00b000.")
     start = int(match[1], 16)
     end = int(match[2], 16) if match[2] else start + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from importlib import import_module
@@ -77,8 +79,26 @@ def _fail(kind: str, message: str, hint: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _fail_by_bug(error: Exception) -> NoReturn:
+    if os.environ.get("LEAKLINE_TRACEBACK"):
+        raise error
+    hint = f"{LeaklineError.default_hint} LEAKLINE_TRACEBACK=1 shows where it happened."
+    _fail("InternalError", f"{type(error).__name__}: {error}", hint, LeaklineError.exit_code)
+
+
+def _mend_streams() -> None:
+    """A closed stdout or stderr becomes /dev/null; what a terminal's encoding lacks is shown as an escape."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> NoReturn:
     """Run the command line."""
+    _mend_streams()
     try:
         code = cli.main(prog_name="leakline", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -94,8 +114,10 @@ def main() -> NoReturn:
         _fail(type(error).__name__, error.format_message(), f"`{path} --help` shows what it takes.", 2)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except Exception as error:
-        if os.environ.get("LEAKLINE_TRACEBACK"):
-            raise
-        hint = f"{LeaklineError.default_hint} LEAKLINE_TRACEBACK=1 shows where it happened."
-        _fail("InternalError", f"{type(error).__name__}: {error}", hint, LeaklineError.exit_code)
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _fail("OutputError", f"cannot write the output: {error.strerror}", "Free some space, or use --output elsewhere.", 2)
+        _fail_by_bug(error)
+    except Exception as error:  # noqa: BLE001  nothing may end in a traceback
+        _fail_by_bug(error)

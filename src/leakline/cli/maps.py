@@ -30,7 +30,7 @@ def command(pid: int, by: str | None, within: str | None, out: TableOutput) -> i
 
     procfs = ProcFs(out.proc)
     require_readable(procfs, pid)
-    described = describe_mappings(procfs.smaps(pid), procfs.stack_pointers(pid))
+    described = describe_mappings(procfs.smaps(procfs.living_thread(pid)), procfs.stack_pointers(pid))
     limit = procfs.max_map_count()
     count = len(described)
     if within is not None:

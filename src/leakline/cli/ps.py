@@ -46,14 +46,20 @@ def command(
         raise click.UsageError("--by mapping shows all processes; the filter for it is --mapping")
     if tree and by != "process":
         raise click.UsageError("--tree goes with processes")
+    if tree and out.limit is not None:
+        raise click.UsageError("--tree shows whole families: --limit would tear them apart")
     if by == "mapping":
         return _mappings(mapping, out)
     from leakline.analysis import accounting
+    from leakline.errors import TargetGone
     from leakline.model.accounting import Group, GroupTable, ProcessMemory, ProcessTable
     from leakline.sources.process_table import ProcessTableReader
 
-    wanted = {*(out.columns or "").removeprefix("+").split(","), out.sort, *(["cgroup"] if cgroup or by == "cgroup" else [])}
+    wanted = {*out.column_names(), out.sort, *(["cgroup"] if cgroup or by == "cgroup" else [])}
     rows, coverage = ProcessTableReader(out.proc, wanted).read()
+    missing = set(pids) - {row.pid for row in rows}
+    if missing:
+        raise TargetGone(f"there is no process {min(missing)} with memory of its own")
     rows = accounting.select_processes(rows, pids=pids, name=name, user=user, cgroup=cgroup)
     total = accounting.total("total", rows)
     if by != "process":

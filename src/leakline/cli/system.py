@@ -36,14 +36,13 @@ def command(processes: bool, out: TableOutput) -> int:
         rows, coverage = ProcessTableReader(out.proc).read()
         pss = accounting.total("total", rows).pss
     owners = accounting.order(owners_of(amounts, None if pages is None else pages * PAGE), out.sort, ascending=not out.reverse)
-    memory = procfs.memory()
     table = SystemTable(
-        mem_total=memory.total,
-        mem_free=memory.free,
-        mem_available=memory.available,
+        mem_total=amounts["MemTotal"],
+        mem_free=amounts["MemFree"],
+        mem_available=amounts.get("MemAvailable"),
         owners=tuple(owners),
-        swap_total=memory.swap_total,
-        swap_free=memory.swap_free,
+        swap_total=amounts.get("SwapTotal", 0),
+        swap_free=amounts.get("SwapFree", 0),
         zswapped=amounts.get("Zswapped"),
         commit_limit=amounts.get("CommitLimit"),
         committed=amounts.get("Committed_AS"),
@@ -51,7 +50,7 @@ def command(processes: bool, out: TableOutput) -> int:
         processes_pss=pss,
         coverage=coverage,
     )
-    out.write(table, "owners", owners, Owner, _USUAL, Owner(name="MemTotal", bytes=memory.total, note=""))
+    out.write(table, "owners", owners, Owner, _USUAL, Owner(name="MemTotal", bytes=amounts["MemTotal"], note=""))
     for line in _facts(table):
         out.note(line)
     return 0

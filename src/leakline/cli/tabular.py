@@ -31,7 +31,7 @@ class TableOutput:
         self.columns = columns
         self.sort = sort
         self.reverse = reverse
-        self._limit = limit
+        self.limit = limit
         self._totals: bool = rest["totals"]
         self._percent: bool = rest["percent"]
         self._exact: bool = rest["exact"]
@@ -41,6 +41,10 @@ class TableOutput:
         self.proc = Path("/proc")
         if self._path is not None and self._path.exists() and not rest["force"]:
             raise InvalidRequest(f"{self._path} exists", hint="Choose another file, or replace it with --force.")
+
+    def column_names(self) -> list[str]:
+        """The columns that were asked for."""
+        return [name.strip() for name in (self.columns or "").removeprefix("+").split(",")]
 
     def write(
         self,
@@ -57,17 +61,20 @@ class TableOutput:
         import msgspec as structs
 
         from leakline.present.tables import choose_columns, encoded
+        from leakline.present.text import printable
 
-        if self._limit is not None:
+        if self.limit is not None:
             # The most: they stand last, above the prompt, or first when reversed.
-            kept = slice(None, self._limit) if self.reverse else slice(-self._limit, None)
+            kept = slice(None, self.limit) if self.reverse else slice(-self.limit, None)
             rows, indent = rows[kept], indent[kept]
             whole = structs.structs.replace(whole, **{rows_in: tuple(rows)})
         chosen = None if self.columns is None else choose_columns(record, self.columns, usual)
         if self._form == "table":
             self._print(rows, record, chosen or list(usual), total, indent)
             return
-        text = encoded(self._form, whole, rows_in, rows, chosen)
+        text = encoded(self._form, whole, rows_in, rows, record, chosen)
+        if self._form == "csv" and self._path is None and sys.stdout.isatty():
+            text = "\n".join(map(printable, text.split("\n")))
         if self._path is not None:
             self._save(text)
             return

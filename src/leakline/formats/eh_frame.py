@@ -45,6 +45,9 @@ class _Reader:
         value = self.unsigned(size)
         return value - (1 << 8 * size) if value >> (8 * size - 1) else value
 
+    def skip(self, size: int) -> None:
+        self.at += size
+
     def uleb(self) -> int:
         value = shift = 0
         while True:
@@ -267,11 +270,11 @@ def _rule(reader: _Reader, state: _State, first: _State, stack: list[_State], op
         case 0x13:  # def_cfa_offset_sf
             state.offset = reader.sleb() * data_factor
         case 0x0F:  # def_cfa_expression
-            reader.at += reader.uleb()
+            reader.skip(reader.uleb())
             state.register = None
         case 0x10 | 0x16:  # expression, val_expression
             state.saved[reader.uleb()] = None
-            reader.at += reader.uleb()
+            reader.skip(reader.uleb())
         case 0x14 | 0x15:  # val_offset
             state.saved[reader.uleb()] = None
             reader.uleb()

@@ -159,7 +159,10 @@ class Elf:
             header = next((s for s in self._elf.iter_segments() if s["p_type"] == "PT_GNU_EH_FRAME"), None)
             if header is None or self.bits != 64:
                 return None
-            data = mmap.mmap(self._file.fileno(), 0, prot=mmap.PROT_READ)
+            try:
+                data = mmap.mmap(self._file.fileno(), 0, prot=mmap.PROT_READ)
+            except OSError:
+                return None
             loads = self.loads
 
             def read(address: int, size: int) -> bytes:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+_CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
-def to_json(record: msgspec.Struct) -> str:
+
+def harmless(text: str) -> str:
+    """JSON with the control and direction characters that it need not escape as escapes: it may come to a terminal."""
+    return text if text.isascii() and "\x7f" not in text else _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def to_json(record: msgspec.Struct | dict[str, Any]) -> str:
     """One object, indented by two, with a newline at the end."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n"
+    return harmless(msgspec.json.format(msgspec.json.encode(record), indent=2).decode()) + "\n"
 
 
 def schema_of(records: Sequence[type[msgspec.Struct]], identifier: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from leakline.errors import InvalidRequest
-from leakline.present.json import to_json
+from leakline.present.json import harmless, to_json
 from leakline.present.text import UNKNOWN, amount, printable
 
 Format = Literal["table", "json", "jsonl", "csv"]
@@ -49,6 +50,8 @@ def choose_columns(record: type[msgspec.Struct], asked: str | None, usual: Seque
         return list(usual)
     known = units_of(record)
     names = [name.strip() for name in asked.removeprefix("+").split(",") if name.strip()]
+    if not names:
+        raise InvalidRequest("--columns names none", hint=f"There are: {', '.join(known)}.")
     for name in names:
         if name not in known:
             raise InvalidRequest(f"no column {name!r}", hint=f"There are: {', '.join(known)}.")
@@ -116,7 +119,12 @@ def as_rows(rows: Sequence[msgspec.Struct], columns: Sequence[str]) -> list[dict
 
 
 def encoded(
-    form: Format, whole: msgspec.Struct, rows_in: str, rows: Sequence[msgspec.Struct], columns: Sequence[str] | None
+    form: Format,
+    whole: msgspec.Struct,
+    rows_in: str,
+    rows: Sequence[msgspec.Struct],
+    record: type[msgspec.Struct],
+    columns: Sequence[str] | None,
 ) -> str:
     """JSON (the whole table), JSON lines or CSV (its rows).
 
@@ -125,6 +133,7 @@ def encoded(
         whole: the table.
         rows_in: the field of the table that holds the rows.
         rows: the rows.
+        record: what they are.
         columns: only these of each row; all if None.
 
     """
@@ -133,12 +142,12 @@ def encoded(
     if form == "json":
         every = {field: getattr(whole, field) for field in whole.__struct_fields__}
         every[rows_in] = as_rows(rows, columns or ())
-        return msgspec.json.format(msgspec.json.encode(every), indent=2).decode() + "\n"
+        return to_json(every)
     plain = as_rows(rows, columns) if columns is not None else [msgspec.to_builtins(row) for row in rows]
     if form == "jsonl":
-        return "".join(msgspec.json.encode(row).decode() + "\n" for row in plain)
+        return "".join(harmless(msgspec.json.encode(row).decode()) + "\n" for row in plain)
     out = io.StringIO()
-    heads = list(columns) if columns is not None else list(rows[0].__struct_fields__) if rows else []
+    heads = list(columns if columns is not None else record.__struct_fields__)
     writer = csv.DictWriter(out, heads, lineterminator="\n")
     writer.writeheader()
     for row in plain:
@@ -150,4 +159,8 @@ def _harmless(value: object) -> object:
     """A spreadsheet takes a text that begins so for a formula (OWASP, "CSV Injection")."""
     if isinstance(value, (list, tuple)):
         return " ".join(map(str, value))
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    dangerous = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _PERMS.fullmatch(value)
+    return f"'{value}" if dangerous else value
+
+
+_PERMS = re.compile(r"[r-][w-][x-][ps]|-")

@@ -46,6 +46,9 @@ def find_libc(procfs: ProcFs, pid: int) -> ProcessLibc:
 
     """
     vmas = procfs.maps(pid)
+    if not vmas and procfs.living_thread(pid) != pid:
+        hint = "`leakline maps` and `ps` show its memory all the same."
+        raise NotSupported(f"not supported: the first thread of process {pid} has ended, and others live on", hint=hint)
     if not vmas:
         raise TargetGone(f"process {pid} has no memory any more")
     try:

@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import time
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -132,7 +133,12 @@ class _Guardian:
 
     def __init__(self) -> None:
         waiting, self._holding = os.pipe()
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            os.close(waiting)
+            os.close(self._holding)
+            raise
         if self._pid == 0:
             try:
                 os.close(self._holding)
@@ -146,7 +152,8 @@ class _Guardian:
     def dismiss(self) -> None:
         """Let it end, and wait until the kernel has taken the probes out."""
         os.close(self._holding)
-        os.waitpid(self._pid, 0)
+        with suppress(ChildProcessError):  # SIGCHLD is ignored: the kernel has reaped it, once it was gone
+            os.waitpid(self._pid, 0)
 
 
 class HeapRecorder:
@@ -169,15 +176,18 @@ class HeapRecorder:
 
     def close(self) -> None:
         """Take the probes out and give everything back; safe against SIGKILL at any moment."""
-        guardian = _Guardian() if self._links else None
-        for link in self._links:
-            self._library.bpf_link__destroy(link)
-        self._links.clear()
-        if self._object:
-            self._library.bpf_object__close(self._object)
-            self._object = None
-        if guardian is not None:
-            guardian.dismiss()
+        guardian = None
+        with suppress(OSError):  # no process to be had: then we close by ourselves
+            guardian = _Guardian() if self._links else None
+        try:
+            while self._links:
+                self._library.bpf_link__destroy(self._links.pop())
+            if self._object:
+                opened, self._object = self._object, None
+                self._library.bpf_object__close(opened)
+        finally:
+            if guardian is not None:
+                guardian.dismiss()
 
     def attach(self, pid: int, library: bytes, offset_of: Mapping[str, int], min_size: int = 0) -> None:
         """Put the probes on a library that the process maps; `offset_of` tells where in the file each function begins."""

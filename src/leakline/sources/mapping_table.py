@@ -14,6 +14,7 @@ from leakline.model.accounting import Coverage, Group
 from leakline.model.names import readable
 from leakline.sources.maps import parse_smaps
 from leakline.sources.parsing import text
+from leakline.sources.process_files import parse_stat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +61,7 @@ class MappingTableReader:
 
     def read(self) -> tuple[list[Group], Coverage]:
         """One pass."""
-        seen = readable_ones = vanished = empty = 0
+        seen = readable_ones = vanished = kernel_threads = zombies = 0
         for name in os.listdir(self._root):
             if not name.isdigit():
                 continue
@@ -73,12 +74,37 @@ class MappingTableReader:
                 vanished += 1
                 continue
             if not data:
-                empty += 1  # a kernel thread, or a zombie
-                continue
+                try:
+                    stat = parse_stat(_read(f"{self._root}/{name}/stat"))
+                    data = self._of_another_thread(name) if stat.is_zombie and stat.threads > 1 else b""
+                except (OSError, ParseError):
+                    vanished += 1
+                    continue
+                if not data:
+                    kernel_threads += stat.is_kernel_thread
+                    zombies += not stat.is_kernel_thread
+                    continue
             readable_ones += 1
             self._add(data)
-        coverage = Coverage(seen=seen - empty, readable=readable_ones, vanished=vanished, kernel_threads=empty, zombies=0)
+        coverage = Coverage(
+            seen=seen - kernel_threads,
+            readable=readable_ones,
+            vanished=vanished,
+            kernel_threads=kernel_threads,
+            zombies=zombies,
+        )
         return [_group(name, found) for name, found in self._sums.items()], coverage
+
+    def _of_another_thread(self, name: str) -> bytes:
+        """The mappings of a process whose first thread has ended."""
+        for tid in os.listdir(f"{self._root}/{name}/task"):
+            try:
+                data = _read(f"{self._root}/{tid}/smaps")
+            except OSError:
+                continue
+            if data:
+                return data
+        return b""
 
     def _add(self, data: bytes) -> None:
         lines = data.split(b"\n")

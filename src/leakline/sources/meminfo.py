@@ -15,7 +15,10 @@ def parse_amounts(data: bytes) -> dict[str, int]:
 
     """
     fields = key_values(data, "meminfo")
-    return {key.decode(errors="replace"): kilobytes(v, "meminfo") for key, v in fields.items() if v.endswith(b"kB")}
+    amounts = {key.decode(errors="replace"): kilobytes(v, "meminfo") for key, v in fields.items() if v.endswith(b"kB")}
+    if not amounts.keys() >= {"MemTotal", "MemFree"}:
+        raise ParseError("meminfo: no MemTotal, or no MemFree")
+    return amounts
 
 
 def parse_meminfo(data: bytes) -> SystemMemory:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from leakline.model.process import ProcessStat
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 _READ = 1 << 16
@@ -99,9 +98,11 @@ class ProcessTableReader:
                 self._seen += 1
                 try:
                     folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
-                except OSError:
+                except (FileNotFoundError, ProcessLookupError):
                     self._vanished += 1
                     continue
+                except OSError:
+                    continue  # seen, but hidden from us (hidepid)
                 # The descriptor belongs to this process: a later one of the same number answers ESRCH through it.
                 try:
                     row = self._process(int(name), folder, proc)
@@ -125,18 +126,12 @@ class ProcessTableReader:
 
     def _process(self, pid: int, folder: int, proc: int) -> ProcessMemory | None:
         values: list[int | None] | None = None
-        data = b""
         try:
-            data = _slurp("smaps_rollup", folder)
+            values = self._rollup.values(_slurp("smaps_rollup", folder))
         except PermissionError:
             pass
         except (ProcessLookupError, FileNotFoundError):
-            data = self._without_rollup(folder, proc)
-            if not data:
-                return None
-        if data:
-            values = self._rollup.values(data)
-            self._readable += 1
+            return self._without_rollup(pid, folder, proc)
         stat_data = _slurp("stat", folder)
         stat = parse_stat(stat_data)
         cmdline = _slurp("cmdline", folder)
@@ -144,6 +139,7 @@ class ProcessTableReader:
         if uid == 0:
             # The folder of a process that may not be dumped belongs to root, whoever runs it.
             uid = _uid(folder, uid)
+        self._readable += values is not None
         vss, rss = _sizes(stat_data)
         v = values or [None] * len(_KEYS)
         clean, dirty, shared_huge, private_huge = v[2], v[3], v[12], v[13]
@@ -172,22 +168,31 @@ class ProcessTableReader:
             **(self._on_demand(folder) if self._demanded else {}),
         )
 
-    def _without_rollup(self, folder: int, proc: int) -> bytes:
+    def _without_rollup(self, pid: int, folder: int, proc: int) -> ProcessMemory | None:
         """A kernel thread and a zombie have no memory: ESRCH. A zombie's other threads may still have it."""
-        stat: ProcessStat = parse_stat(_slurp("stat", folder))
+        stat = parse_stat(_slurp("stat", folder))
         if stat.is_kernel_thread:
             self._kernel_threads += 1
-            return b""
-        if stat.is_zombie:
-            if stat.threads > 1:
-                for tid in _threads(folder):
-                    try:
-                        return _slurp(f"{tid}/smaps_rollup", proc)
-                    except OSError:
-                        continue
-            self._zombies += 1
-            return b""
-        raise ProcessLookupError
+            return None
+        if not stat.is_zombie:
+            raise ProcessLookupError
+        for tid in _threads(folder) if stat.threads > 1 else ():
+            if int(tid) == pid:
+                continue
+            try:
+                living = os.open(tid, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+            except OSError:
+                continue
+            try:
+                row = self._process(pid, living, proc)
+            except OSError:
+                continue
+            finally:
+                os.close(living)
+            if row is not None:
+                return row
+        self._zombies += 1
+        return None
 
     def _user(self, uid: int) -> str:
         if uid not in self._users:

@@ -85,6 +85,12 @@ class ProcFs:
         with translated(pid, "list the threads"):
             return sorted(int(name) for name in os.listdir(self.root / str(pid) / "task"))
 
+    def living_thread(self, pid: int) -> int:
+        """The process's own number, or that of a thread that lives where the first one has ended: then only that has memory."""
+        if not self.stat(pid).is_zombie:
+            return pid
+        return next((tid for tid in self.threads(pid) if tid != pid and not self.thread_stat(pid, tid).is_zombie), pid)
+
     def thread_stat(self, pid: int, tid: int) -> ProcessStat:
         """/proc/PID/task/TID/stat."""
         return parse_stat(self._read(pid, f"task/{tid}/stat"))

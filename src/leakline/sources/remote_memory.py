@@ -242,12 +242,18 @@ class RemoteMemory:
                         if last - first > len(buffer) - offset:
                             unread += last - first
                             continue
-                        with memoryview(buffer) as view:
-                            done = os.preadv(file, [view[offset : offset + last - first]], first) // PAGE * PAGE
-                        if done:
+                        try:
+                            with memoryview(buffer) as view:
+                                done = os.preadv(file, [view[offset : offset + last - first]], first)
+                        except OSError:
+                            done = 0
+                        # A file may end within a page; what follows there is zero, as our buffer is.
+                        size = -(-done // PAGE) * PAGE
+                        unread += last - first - size
+                        if size:
                             address = vma.start + first - vma.offset
-                            copied.append((address, address + done))
-                            offset += done
+                            copied.append((address, address + size))
+                            offset += size
             finally:
                 os.close(file)
         return copied, unread
@@ -285,9 +291,9 @@ def _data(file: int, start: int, end: int) -> Iterator[Run]:
             first = os.lseek(file, start, os.SEEK_DATA)
         except OSError:
             return  # ENXIO: nothing but a hole from here on
-        last = min(os.lseek(file, first, os.SEEK_HOLE), end)
         if first >= end:
             return
+        last = min(os.lseek(file, first, os.SEEK_HOLE), end)
         yield first // PAGE * PAGE, -(-last // PAGE) * PAGE
         start = last
 
