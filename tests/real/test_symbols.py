@@ -15,9 +15,10 @@ from leakline.symbols import debug_files
 from tests.conftest import Build, Start
 
 
-def address_of(pid: int, program: Path, function: str) -> int:
+def address_of(pid: int, program: Path, function: str, *, symbols: Path | None = None) -> int:
+    """Where a function of a running program begins; `symbols` is a file that knows, if the program itself is stripped."""
     vma = next(v for v in ProcFs().maps(pid) if v.path == str(program))
-    with Elf.open(str(program), "program") as elf:
+    with Elf.open(str(symbols or program), "program") as elf:
         bias = elf.load_bias(vma.start, vma.offset)
         symbol = elf.symbols().named(function)
     assert bias is not None
@@ -57,13 +58,7 @@ def test_a_debuglink_is_followed_and_its_checksum_kept(build: Build, start: Star
     whole = build("loses.c", "-g", "-O0", "-Wl,--build-id=none")
     program, debug = split(whole, tmp_path, link=True)
     running = start(program)
-    address = address_of(running.pid, program, "main") if False else 0
-    vma = next(v for v in ProcFs().maps(running.pid) if v.path == str(program))
-    with Elf.open(str(whole), "whole") as elf:
-        bias, symbol = elf.load_bias(vma.start, vma.offset), elf.symbols().named("lose")
-    assert bias is not None
-    assert symbol is not None
-    address = bias + symbol.address
+    address = address_of(running.pid, program, "lose", symbols=whole)
     (frame,) = resolver_for(ProcFs(), running.pid).frames([address], returns=False)[address]
     assert (frame.function, Path(frame.file or "").name) == ("lose", "loses.c")
     with debug.open("ab") as file:
@@ -83,12 +78,7 @@ def test_a_build_id_is_followed(build: Build, start: Start, tmp_path: Path, monk
     debug.rename(home / f"{build_id[2:]}.debug")
     monkeypatch.setattr(debug_files, "DEBUG_ROOT", tmp_path / "debug")
     running = start(program)
-    vma = next(v for v in ProcFs().maps(running.pid) if v.path == str(program))
-    with Elf.open(str(whole), "whole") as elf:
-        bias, symbol = elf.load_bias(vma.start, vma.offset), elf.symbols().named("lose")
-    assert bias is not None
-    assert symbol is not None
-    address = bias + symbol.address
+    address = address_of(running.pid, program, "lose", symbols=whole)
     (frame,) = resolver_for(ProcFs(), running.pid).frames([address], returns=False)[address]
     assert (frame.function, frame.line is not None) == ("lose", True)
 

@@ -49,22 +49,21 @@ class _Reader:
         self.at += size
 
     def uleb(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self.unsigned(1)
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128 or shift > 70:
-                return value
+        return self._leb()[0]
 
     def sleb(self) -> int:
+        value, shift, last = self._leb()
+        return value - (1 << shift) if last & 64 else value
+
+    def _leb(self) -> tuple[int, int, int]:
+        """The value, its bits, and its last byte, which has the sign."""
         value = shift = 0
         while True:
             byte = self.unsigned(1)
             value |= (byte & 127) << shift
             shift += 7
             if byte < 128 or shift > 70:
-                return value - (1 << shift) if byte & 64 else value
+                return value, shift, byte
 
     def pointer(self, encoding: int, base: int) -> int:
         """A pointer of the DW_EH_PE_ encodings that linkers use."""

@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from leakline.errors import NotPossible, TargetGone
@@ -29,6 +30,7 @@ _REGIONS = 4096
 _ENTRY_PRESENT, _ENTRY_SWAPPED, _ENTRY_FILE = 63, 62, 61
 _LARGEST_WITHOUT_SCAN = 1 << 36
 _IOV_MAX = 1024
+_MADV_POPULATE_WRITE = 23  # Linux 5.14
 _FORCED_STEP = 16 << 20
 _MOST_SHMEM = 1 << 30
 # Names of shmem in /proc/PID/maps: MAP_SHARED | MAP_ANONYMOUS, memfd_create(2), shmget(2), shm_open(3).
@@ -141,8 +143,20 @@ class PageMap:
 
 
 def buffer_for(size: int) -> mmap.mmap:
-    """Memory of our own, touched already: first-touch faults during a stop would be most of its length."""
-    return mmap.mmap(-1, max(size, PAGE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+    """Memory of our own, touched already: first-touch faults during a stop would be most of its length.
+
+    In huge pages where the kernel gives them: 512 MiB take a third of the time then.
+    """
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    buffer = mmap.mmap(-1, max(size, PAGE), flags=private)
+    try:
+        with suppress(OSError):  # a kernel without transparent huge pages
+            buffer.madvise(mmap.MADV_HUGEPAGE)
+        buffer.madvise(_MADV_POPULATE_WRITE)
+    except OSError:
+        buffer.close()
+        return mmap.mmap(-1, max(size, PAGE), flags=private | mmap.MAP_POPULATE)
+    return buffer
 
 
 class RemoteMemory:
