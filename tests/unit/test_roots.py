@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakline.analysis.roots import ThreadStack, dead_stack, stack_bounds, subtract
+from leakline.analysis.roots import ThreadStack, dead_stack, stack_bounds
+from leakline.model.ranges import subtract
 
 ranges = st.lists(st.tuples(st.integers(0, 100), st.integers(1, 20)).map(lambda x: (x[0], x[0] + x[1])), max_size=8)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from leakline.analysis.roots import Range
 from leakline.model.finding import NotJudged
+from leakline.model.ranges import Range
 from leakline.model.vma import Vma, VmaUsage
 
 # Runtimes that keep objects in mappings of their own, by a file that their processes map.

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-Range = tuple[int, int]
+from leakline.model.ranges import Range
+
 RED_ZONE = 128  # System V ABI for x86-64, 3.2.2
 _PTHREAD_WORDS = 512
 _SMALLEST_STACK = 8192
@@ -55,23 +56,3 @@ def dead_stack(threads: Iterable[tuple[ThreadStack, Range | None]]) -> list[Rang
         if bounds is not None and bounds[0] <= thread.stack_pointer < bounds[1]:
             dead.append((bounds[0], max(bounds[0], thread.stack_pointer - RED_ZONE)))
     return dead
-
-
-def subtract(ranges: Iterable[Range], without: Iterable[Range]) -> list[Range]:
-    """Ranges less other ranges; sorted."""
-    holes = sorted(without)
-    result = []
-    first = 0
-    for start, end in sorted(ranges):
-        while first < len(holes) and holes[first][1] <= start:
-            first += 1
-        at = start
-        for hole_start, hole_end in holes[first:] if first < len(holes) and holes[first][0] < end else ():
-            if hole_start >= end:
-                break
-            if hole_start > at:
-                result.append((at, hole_start))
-            at = max(at, hole_end)
-        if at < end:
-            result.append((at, end))
-    return result

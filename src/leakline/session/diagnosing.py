@@ -17,7 +17,7 @@ from leakline.model.trace import AllocationTrace
 from leakline.model.vma import VmaUsage
 from leakline.session.reporting import build_report
 from leakline.session.sampling import sample_usage
-from leakline.session.scanning import Scanner
+from leakline.session.scanning import BETWEEN_SCANS_SECONDS, Scanner
 from leakline.session.symbolising import with_stacks
 from leakline.session.targets import describe, require_readable
 from leakline.session.tracing import Recorder, open_recorder
@@ -34,7 +34,6 @@ _SAMPLE_SECONDS = 0.25
 _WINDOW_SECONDS = 2.5
 _CLEAN_AFTER_SECONDS = 8.0
 _FIRST_TRACE_SECONDS = 4.0
-_BETWEEN_SCANS_SECONDS = 0.3
 
 
 class _Case(msgspec.Struct):
@@ -192,7 +191,7 @@ class Diagnosis:
     def _confirm(self, scanner: Scanner, case: _Case) -> None:
         """Two looks: what both call lost is no accident of the moment."""
         self._scan(scanner, case)
-        self._interruption.wait(_BETWEEN_SCANS_SECONDS)
+        self._interruption.wait(BETWEEN_SCANS_SECONDS)
         self._scan(scanner, case)
 
     @staticmethod

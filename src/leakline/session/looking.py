@@ -10,7 +10,7 @@ import msgspec
 from leakline.analysis.diagnosis import find_lost, find_outstanding
 from leakline.errors import LeaklineError
 from leakline.session.reporting import build_report
-from leakline.session.scanning import STOP_DEADLINE_SECONDS, Scanner
+from leakline.session.scanning import BETWEEN_SCANS_SECONDS, STOP_DEADLINE_SECONDS, Scanner
 from leakline.session.symbolising import with_stacks
 from leakline.session.targets import describe, require_readable
 from leakline.session.tracing import Via, open_recorder
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from leakline.sources.procfs import ProcFs
 
     Say = Callable[[str], None]
-
-_BETWEEN_SCANS_SECONDS = 0.3
 
 
 def look(
@@ -52,7 +50,7 @@ def look(
     scans: list[HeapScan] = []
     for number in range(looks):
         if number:
-            interruption.wait(_BETWEEN_SCANS_SECONDS)
+            interruption.wait(BETWEEN_SCANS_SECONDS)
         scans.append(scanner.scan(stop_deadline))
         say(f"look {number + 1}: the target stood still for {scans[-1].stopped_ns / 1e6:.1f} ms")
     findings = find_lost(scans, None, {})
@@ -84,7 +82,7 @@ def watch_allocations(
         trace = recorder.trace()
     say(f"{trace.engine}: {trace.seen:,} allocations seen, {len(trace.allocations):,} not freed, {trace.lost:,} events lost")
     for _ in range(2):
-        interruption.wait(_BETWEEN_SCANS_SECONDS)
+        interruption.wait(BETWEEN_SCANS_SECONDS)
         scans.append(scanner.scan())
     allocations, frames = with_stacks(procfs, pid, trace.allocations, say)
     trace = msgspec.structs.replace(trace, allocations=allocations)

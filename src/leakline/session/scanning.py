@@ -6,15 +6,16 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from leakline.analysis.roots import Range, ThreadStack, dead_stack, stack_bounds, subtract
+from leakline.analysis.roots import ThreadStack, dead_stack, stack_bounds
 from leakline.errors import NotPossible
 from leakline.model.heap import BlockTotal, HeapScan, LeakKind, LostBlock
+from leakline.model.ranges import Range, subtract
 from leakline.native.heap import INDIRECT, POSSIBLE, REACHABLE, UNREACHED, Heap, MemoryCopy
 from leakline.session.process_libc import find_libc
+from leakline.session.symbolising import resolver_for
 from leakline.sources.allocators.glibc import Arena, add_blocks, find_arenas, find_main_arena, parse_version
 from leakline.sources.ptrace import ThreadState, stopped
 from leakline.sources.remote_memory import PAGE, PageMap, RemoteMemory, buffer_for, holds_pointers, shmem_size
-from leakline.symbols.resolver import Resolver
 
 if TYPE_CHECKING:
     import mmap
@@ -31,6 +32,7 @@ _MOST_OF_AVAILABLE = 0.8
 # More of the target's memory than before is expected by the time that it stands still.
 _HEADROOM = 1.05, 64 * PAGE
 STOP_DEADLINE_SECONDS = 1.0
+BETWEEN_SCANS_SECONDS = 0.3
 
 
 class Scanner:
@@ -116,11 +118,7 @@ class Scanner:
             layout = add_blocks(heap, self.version, arenas, vmas)
             heap.mark(*self._roots(copy, vmas, threads, layout.bookkeeping))
             blocks, sizes = heap.totals()
-            resolver = Resolver(
-                vmas,
-                lambda vma: self._procfs.mapped_file(self.pid, vma),
-                bytes(self._procfs.root / str(self.pid) / "root"),
-            )
+            resolver = resolver_for(self._procfs, self.pid, vmas)
             raw = list(heap.lost())
         contents = resolver.data_symbols(block.first_word for block in raw)
         lost = tuple(

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
     from leakline.model.stack import Frame
     from leakline.model.trace import Allocation
+    from leakline.model.vma import Vma
     from leakline.sources.procfs import ProcFs
 
 
-def resolver_for(procfs: ProcFs, pid: int) -> Resolver:
-    """A resolver over what the process maps now."""
+def resolver_for(procfs: ProcFs, pid: int, vmas: Sequence[Vma] | None = None) -> Resolver:
+    """A resolver over what the process maps now, or mapped when `vmas` were read."""
     root = bytes(procfs.root / str(pid) / "root")
-    return Resolver(procfs.maps(pid), lambda vma: procfs.mapped_file(pid, vma), root)
+    return Resolver(procfs.maps(pid) if vmas is None else vmas, lambda vma: procfs.mapped_file(pid, vma), root)
 
 
 def with_stacks(

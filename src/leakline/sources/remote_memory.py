@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from leakline.errors import NotPossible, TargetGone
+from leakline.model.ranges import Range, subtract
 from leakline.sources.procfs import translated
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from leakline.model.vma import Vma
 
 PAGE = mmap.PAGESIZE
-Run = tuple[int, int]
 
 # ioctl PAGEMAP_SCAN, Linux 6.7 (include/uapi/linux/fs.h, Documentation/admin-guide/mm/pagemap.rst).
 _PAGEMAP_SCAN = 0xC0606610
@@ -78,12 +78,12 @@ class PageMap:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def own_runs(self, vmas: Iterable[Vma]) -> list[Run]:
+    def own_runs(self, vmas: Iterable[Vma]) -> list[Range]:
         """The pages, present or swapped, that the program wrote itself: anonymous ones, and shared writable ones.
 
         A file page that was never written holds no pointer to the heap; a page that was never touched holds nothing.
         """
-        runs: list[Run] = []
+        runs: list[Range] = []
         for vma in vmas:
             if not holds_pointers(vma):
                 continue
@@ -94,7 +94,7 @@ class PageMap:
                     runs.append((start, end))
         return runs
 
-    def _runs(self, vma: Vma) -> Iterator[Run]:
+    def _runs(self, vma: Vma) -> Iterator[Range]:
         if self._scans:
             try:
                 yield from self._scan(vma)
@@ -106,7 +106,7 @@ class PageMap:
                 return
         yield from self._entries(vma)
 
-    def _scan(self, vma: Vma) -> list[Run]:
+    def _scan(self, vma: Vma) -> list[Range]:
         found = []
         regions = ctypes.create_string_buffer(24 * _REGIONS)
         unwanted = _IS_ZERO_PAGE if vma.is_shared else _IS_FILE | _IS_ZERO_PAGE
@@ -120,7 +120,7 @@ class PageMap:
             start = struct.unpack_from("<Q", arguments, 32)[0]
         return found
 
-    def _entries(self, vma: Vma) -> Iterator[Run]:
+    def _entries(self, vma: Vma) -> Iterator[Range]:
         import numpy as np
 
         if vma.size > _LARGEST_WITHOUT_SCAN:
@@ -183,10 +183,10 @@ class RemoteMemory:
             raise TargetGone(f"process {self._pid} is gone")
         return done
 
-    def copy(self, runs: Sequence[Run], buffer: mmap.mmap) -> list[Run]:
+    def copy(self, runs: Sequence[Range], buffer: mmap.mmap) -> list[Range]:
         """Copy the runs one behind the other into the buffer; returns those that could be read, in the order of the buffer."""
         base = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-        copied: list[Run] = []
+        copied: list[Range] = []
         offset = 0
         pending = list(reversed(runs))
         while pending:
@@ -211,7 +211,7 @@ class RemoteMemory:
                 break
         return _joined(copied)
 
-    def _forced(self, start: int, end: int, buffer: mmap.mmap, offset: int) -> Iterator[Run]:
+    def _forced(self, start: int, end: int, buffer: mmap.mmap, offset: int) -> Iterator[Range]:
         """Copy by /proc/PID/mem, which reads pages without permission too; what is not there is left out page by page."""
         if self._memory is None:
             try:
@@ -232,17 +232,17 @@ class RemoteMemory:
         finally:
             view.release()
 
-    def copy_shmem(self, vmas: Iterable[Vma], known: Sequence[Run], buffer: mmap.mmap, offset: int) -> tuple[list[Run], int]:
+    def copy_shmem(self, vmas: Iterable[Vma], known: Sequence[Range], buffer: mmap.mmap, offset: int) -> tuple[list[Range], int]:
         """Copy shared memory that the process has not touched itself, by way of its file: holes stay holes.
 
         Returns:
             the runs, in the order of the buffer; and how many bytes could not be looked at (only root may open map_files).
 
         """
-        copied: list[Run] = []
+        copied: list[Range] = []
         unread = 0
         for vma in filter(is_shmem, vmas):
-            missing = _without(vma, known)
+            missing = subtract([(vma.start, vma.end)], known)
             if not missing:
                 continue
             try:
@@ -284,21 +284,7 @@ def shmem_size(vmas: Iterable[Vma]) -> int:
     return min(sum(vma.size for vma in vmas if is_shmem(vma)), _MOST_SHMEM)
 
 
-def _without(vma: Vma, known: Sequence[Run]) -> list[Run]:
-    missing = []
-    at = vma.start
-    for start, end in sorted(known):
-        if end <= at or start >= vma.end:
-            continue
-        if start > at:
-            missing.append((at, start))
-        at = end
-    if at < vma.end:
-        missing.append((at, vma.end))
-    return missing
-
-
-def _data(file: int, start: int, end: int) -> Iterator[Run]:
+def _data(file: int, start: int, end: int) -> Iterator[Range]:
     """The parts of a file that are no holes (lseek(2), SEEK_DATA), in whole pages."""
     while start < end:
         try:
@@ -312,8 +298,8 @@ def _data(file: int, start: int, end: int) -> Iterator[Run]:
         start = last
 
 
-def _joined(runs: list[Run]) -> list[Run]:
-    joined: list[Run] = []
+def _joined(runs: list[Range]) -> list[Range]:
+    joined: list[Range] = []
     for start, end in runs:
         if joined and joined[-1][1] == start:
             joined[-1] = (joined[-1][0], end)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from leakline.errors import LeaklineError, NotPossible, NotSupported
+from leakline.model.ranges import subtract
 from leakline.native.heap import TcacheLayout
 
 if TYPE_CHECKING:
@@ -85,8 +86,6 @@ class Arena(msgspec.Struct, frozen=True, kw_only=True):
     """One malloc_state and the memory that it serves."""
 
     address: int
-    busy: bool
-    """Whether its lock is held: a thread was stopped while it changed something."""
     top: int
     top_size: int
     fastbins: tuple[int, ...]
@@ -200,7 +199,6 @@ def find_arenas(copy: MemoryCopy, main_arena: int, vmas: list[Vma]) -> tuple[lis
         arenas.append(
             Arena(
                 address=address,
-                busy=bool((copy.word(address) or 0) & 0xFFFFFFFF),
                 top=top,
                 top_size=(header or 0) & ~7,
                 fastbins=copy.words(address + _FASTBINS, _FASTBIN_COUNT),
@@ -245,17 +243,6 @@ def _walk(heap: Heap, first: int, end: int, problems: list[str], *, main: bool) 
     return free, gaps
 
 
-def _outside(ranges: list[tuple[int, int]], gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    for gap_start, gap_end in gaps:
-        ranges = [
-            piece
-            for start, end in ranges
-            for piece in ((start, min(end, gap_start)), (max(start, gap_end), end))
-            if piece[0] < piece[1]
-        ]
-    return ranges
-
-
 def add_blocks(heap: Heap, version: GlibcVersion, arenas: list[Arena], vmas: list[Vma]) -> HeapLayout:
     """Add all blocks of the process to `heap`, indexed, with the allocator's free lists taken out."""
     bookkeeping: list[tuple[int, int]] = []
@@ -270,14 +257,14 @@ def add_blocks(heap: Heap, version: GlibcVersion, arenas: list[Arena], vmas: lis
         if number == 0 and arena.heaps:
             # Behind the top chunk [heap] belongs to whoever called sbrk last.
             gaps.append((arena.top + max(arena.top_size, 16), arena.memory[0][1]))
-        bookkeeping += _outside(list(arena.memory), gaps)
+        bookkeeping += subtract(arena.memory, gaps)
         free += arena.top_size
     taken = sorted(bookkeeping)
     for vma in vmas:
         if vma.is_file or vma.is_shared or not (vma.path is None or vma.path.startswith("[anon: glibc: malloc")):
             continue
         # The kernel joins neighbours: one mapping may hold an arena's heap and mmapped chunks.
-        for start, end in _outside([(vma.start, vma.end)], taken):
+        for start, end in subtract([(vma.start, vma.end)], taken):
             bookkeeping += heap.mmapped(start, end)
     try:
         heap.index()

@@ -1,0 +1,27 @@
+"""Ranges of addresses: [start, end)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+Range = tuple[int, int]
+
+
+def subtract(ranges: Iterable[Range], without: Iterable[Range]) -> list[Range]:
+    """Ranges less other ranges; sorted."""
+    holes = sorted(without)
+    result = []
+    first = 0
+    for start, end in sorted(ranges):
+        while first < len(holes) and holes[first][1] <= start:
+            first += 1
+        at = start
+        for hole_start, hole_end in holes[first:] if first < len(holes) and holes[first][0] < end else ():
+            if hole_start >= end:
+                break
+            if hole_start > at:
+                result.append((at, hole_start))
+            at = max(at, hole_end)
+        if at < end:
+            result.append((at, end))
+    return result
