@@ -15,6 +15,7 @@ setup: .venv/.installed ## install Debian packages (as root), .venv and the nati
 	tools/install-packages build
 	tools/make-venv .venv '$(PYTHON)'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m compileall -q src/leakline
 	@touch $@
 
 .venv/.developing: .venv/.installed

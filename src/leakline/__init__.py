@@ -1,6 +1,8 @@
 """leakline: from "memory keeps rising" to the source line that leaks.
 
     >>> import leakline
+    >>> table = leakline.processes()               # what everybody holds
+    >>> mappings = leakline.Process(1234).maps()   # doctest: +SKIP
     >>> reports = leakline.diagnose([1234])        # doctest: +SKIP
     >>> reports[0].findings[0].location.line       # doctest: +SKIP
     6
@@ -13,19 +15,43 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Finding", "LeaklineError", "Report", "__version__", "diagnose", "scan"]
+__all__ = [
+    "Finding",
+    "LeaklineError",
+    "Process",
+    "ProcessMemory",
+    "ProcessTable",
+    "Report",
+    "SystemTable",
+    "VmaMemory",
+    "__version__",
+    "diagnose",
+    "processes",
+    "scan",
+    "system_memory",
+]
 
 if TYPE_CHECKING:
     from leakline.errors import LeaklineError
+    from leakline.model.accounting import ProcessMemory, ProcessTable
     from leakline.model.finding import Finding, Report
-    from leakline.session.api import diagnose, scan
+    from leakline.model.mappings import VmaMemory
+    from leakline.model.system import SystemTable
+    from leakline.session.api import Process, diagnose, processes, scan, system_memory
 
 _HOMES = {
     "Finding": "leakline.model.finding",
     "LeaklineError": "leakline.errors",
+    "Process": "leakline.session.api",
+    "ProcessMemory": "leakline.model.accounting",
+    "ProcessTable": "leakline.model.accounting",
     "Report": "leakline.model.finding",
+    "SystemTable": "leakline.model.system",
+    "VmaMemory": "leakline.model.mappings",
     "diagnose": "leakline.session.api",
+    "processes": "leakline.session.api",
     "scan": "leakline.session.api",
+    "system_memory": "leakline.session.api",
 }
 
 

@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from leakline.errors import ParseError
@@ -52,6 +52,7 @@ def test_what_is_no_elf_file_is_refused(data: bytes) -> None:
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(place=829, noise=bytes(7) + b"\x01\x01\x01\x01", cut=None)
 @given(
     place=st.integers(0, 4000) | st.integers(-4000, -1),
     noise=st.binary(min_size=1, max_size=16),

@@ -15,7 +15,21 @@ def test_every_error_has_a_hint_and_a_documented_exit_code() -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    assert leakline.__all__ == ["Finding", "LeaklineError", "Report", "__version__", "diagnose", "scan"]
+    assert leakline.__all__ == [
+        "Finding",
+        "LeaklineError",
+        "Process",
+        "ProcessMemory",
+        "ProcessTable",
+        "Report",
+        "SystemTable",
+        "VmaMemory",
+        "__version__",
+        "diagnose",
+        "processes",
+        "scan",
+        "system_memory",
+    ]
     for name in leakline.__all__:
         assert getattr(leakline, name) is not None
     assert dir(leakline) == leakline.__all__

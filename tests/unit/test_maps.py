@@ -77,9 +77,16 @@ def test_a_rollup_that_is_cut_short_is_refused(cut: int) -> None:
 def test_smaps_blocks() -> None:
     body = ROLLUP.split(b"\n", 1)[1]
     one = b"1000-3000 rw-p 00000000 00:00 0                          [heap]\n" + body + b"VmFlags: rd wr mr mw me ac sd\n"
-    two = b"4000-5000 rw-p 00000000 00:00 0 \n" + body + b"THPeligible:           0\n"
+    two = b"4000-5000 rw-p 00000000 00:00 0 \n" + body + b"THPeligible:           0\nVmFlags: rd wr\n"
     heap, anonymous = parse_smaps(one + two)
-    assert (heap.vma.path, heap.usage.uss, anonymous.vma.path) == ("[heap]", 720 << 10, None)
+    assert (heap.vma.path, heap.usage.uss, heap.flags[-1], anonymous.vma.path) == ("[heap]", 720 << 10, "sd", None)
+    old = b"".join(line for line in (one + two).splitlines(keepends=True) if not line.startswith(b"VmFlags"))
+    assert [u.vma for u in parse_smaps(old)] == [heap.vma, anonymous.vma], "before Linux 3.8"
+    for cut in range(1, len(one + two)):
+        try:
+            assert parse_smaps((one + two)[:cut])[0].usage.rss == heap.usage.rss, "a part is never taken for the whole of a mapping"
+        except ParseError:
+            continue
 
 
 @given(st.binary(max_size=400))

@@ -6,12 +6,14 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import TypeVar
 
 import msgspec
 
 from leakline.errors import InvalidRequest
-from leakline.model.accounting import Group, ProcessMemory, VmaMemory, VmaTotals
+from leakline.model.accounting import Group, ProcessMemory
+from leakline.model.mappings import VmaMemory, VmaTotals
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 _SUMS = ("vss", "rss", "pss", "uss", "swap", "swap_pss")
@@ -80,7 +82,7 @@ def order(rows: Sequence[Row], column: str, *, ascending: bool) -> list[Row]:
         raise InvalidRequest(f"no column {column!r} to sort by", hint=f"There are: {', '.join(rows[0].__struct_fields__)}.")
     known = [row for row in rows if getattr(row, column) is not None]
     unknown = [row for row in rows if getattr(row, column) is None]
-    ordered = sorted(known, key=lambda row: getattr(row, column), reverse=not ascending)
+    ordered = sorted(known, key=attrgetter(column), reverse=not ascending)
     return [*unknown, *ordered] if ascending else [*ordered, *unknown]
 
 
@@ -145,7 +147,7 @@ _VMA_SUMS = ("size", "rss", "pss", "uss", "dirty", "swap")
 def total_mappings(name: str, rows: Sequence[VmaMemory]) -> VmaTotals:
     """The sum over mappings. [vsyscall] is no memory of the process: its size is left out, as in VmSize."""
     counted = [row for row in rows if row.kind != "vsyscall"]
-    sums = {column: sum(getattr(row, column) for row in counted) for column in _VMA_SUMS}
+    sums = {column: sum(map(attrgetter(column), counted)) for column in _VMA_SUMS}
     return VmaTotals(name=name, count=len(rows), **sums)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from leakline.model.accounting import Owner
+from leakline.model.system import Owner
 
 # Name, the counters that make it up (those with a minus are inside the first), and what it is.
 _OWNERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -17,7 +17,7 @@ _OWNERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("page cache", ("Cached", "-Shmem"), "files; given back when needed"),
     ("buffers", ("Buffers",), "block devices; given back when needed"),
     ("shared memory", ("Shmem",), "tmpfs, memfd, SysV and shared anonymous memory"),
-    ("swap cache", ("SwapCached",), "in memory and in swap"),
+    ("swap cache", ("SwapCached",), "in memory and in swap, and mapped by nobody"),
     ("slab, reclaimable", ("SReclaimable",), "dentries, inodes; given back when needed"),
     ("slab, unreclaimable", ("SUnreclaim",), "the kernel's objects"),
     ("other reclaimable", ("KReclaimable", "-SReclaimable"), "kernel memory that can be given back"),
@@ -45,6 +45,8 @@ def owners_of(amounts: Mapping[str, int], per_cpu_lists: int | None) -> tuple[Ow
         if counters[0] not in amounts:
             continue
         size = amounts[counters[0]] - sum(amounts.get(c[1:], 0) for c in counters[1:])
+        if counters[0] == "SwapCached":
+            size = _unmapped_swap_cache(amounts)
         owners.append(Owner(name=name, bytes=size, note=note))
     if per_cpu_lists is not None:
         owners.append(Owner(name="per-CPU free lists", bytes=per_cpu_lists, note="free, but not in MemFree"))
@@ -57,3 +59,16 @@ def owners_of(amounts: Mapping[str, int], per_cpu_lists: int | None) -> tuple[Ow
     if per_cpu_lists is None:
         note += "; and the per-CPU free lists, since /proc/zoneinfo could not be read"
     return (*owners, Owner(name="unexplained", bytes=rest, note=note))
+
+
+def _unmapped_swap_cache(amounts: Mapping[str, int]) -> int:
+    """Pages of the swap cache that AnonPages does not count too: a page that was read back is in both while it is mapped.
+
+    The lists of reclaim hold each page once: anonymous ones, those of the swap cache, and shmem. What is locked in memory is on
+    another list, whose kinds no counter tells apart: the result is off by at most what is locked that is not anonymous.
+    """
+    cached = amounts["SwapCached"]
+    if not cached or not amounts.keys() >= {"Active(anon)", "Inactive(anon)", "AnonPages", "Shmem"}:
+        return cached
+    on_lists = amounts["Active(anon)"] + amounts["Inactive(anon)"] + amounts.get("Mlocked", 0)
+    return min(cached, max(0, on_lists - amounts["Shmem"] - amounts["AnonPages"]))

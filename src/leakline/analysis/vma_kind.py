@@ -5,14 +5,21 @@ Sources: fs/proc/task_mmu.c for names and VmFlags (Documentation/filesystems/pro
 
 from __future__ import annotations
 
+import struct
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
-from leakline.model.accounting import VmaKind, VmaMemory
+import msgspec
+
+from leakline.model.mappings import VmaKind, VmaMemory
 from leakline.model.names import readable
 from leakline.model.vma import VmaUsage
 
 _ARENA_ALIGNMENT = 64 << 20
 _LARGEST_GUARD = 1 << 20
+_MMAP_THRESHOLD = 128 << 10
+_HEADER = struct.Struct("=QQ")
 _SPECIAL: dict[str, VmaKind] = {
     "[heap]": "heap",
     "[stack]": "stack",
@@ -56,21 +63,63 @@ def describe_mappings(usages: Sequence[VmaUsage], stack_pointers: Mapping[int, i
         stack_pointers: thread id -> stack pointer, as far as they are known.
 
     """
-    programs = {(u.vma.device, u.vma.inode) for u in usages if "x" in u.vma.perms and u.vma.is_file}
+    programs = {(u.vma.device, u.vma.inode) for u in usages if u.vma.inode and u.vma.perms[2] == "x"}
+    starts = [usage.vma.start for usage in usages]
+    threads: dict[int, int] = {}
+    for tid, pointer in stack_pointers.items():
+        at = bisect_right(starts, pointer) - 1
+        if at >= 0 and pointer < usages[at].vma.end:
+            threads.setdefault(at, tid)
     found: list[VmaMemory] = []
+    last = len(usages) - 1
+    before: VmaMemory | None = None
     for index, usage in enumerate(usages):
-        tid = next((tid for tid, pointer in stack_pointers.items() if pointer in usage.vma), None)
-        before = found[-1] if found and found[-1].end == usage.vma.start else None
-        after = usages[index + 1] if index + 1 < len(usages) and usages[index + 1].vma.start == usage.vma.end else None
-        kind = _kind(usage, before, after, tid, in_program=(usage.vma.device, usage.vma.inode) in programs)
-        found.append(_described(usage, kind, tid if kind == "thread stack" else None))
+        vma = usage.vma
+        owner: int | None = None
+        if vma.inode or vma.path in _SPECIAL or "ht" in usage.flags:
+            kind = _named_kind(usage, in_program=(vma.device, vma.inode) in programs)
+        else:
+            owner = threads.get(index)
+            neighbour = before if before is not None and before.end == vma.start else None
+            after = usages[index + 1] if index < last and starts[index + 1] == vma.end else None
+            kind = _anonymous_kind(usage, neighbour, after, owner)
+        before = _described(usage, kind, owner if kind == "thread stack" else None)
+        found.append(before)
     return found
 
 
-def _kind(usage: VmaUsage, before: VmaMemory | None, after: VmaUsage | None, tid: int | None, *, in_program: bool) -> VmaKind:
+def may_hold_chunks(rows: Sequence[VmaMemory]) -> list[VmaMemory]:
+    """Mappings that could begin with a mmapped chunk of malloc: private, anonymous, nameless, and of M_MMAP_THRESHOLD at least."""
+    return [row for row in rows if row.kind == "anon" and row.size >= _MMAP_THRESHOLD and row.perms == "rw-p" and row.path is None]
+
+
+def with_chunks(rows: Sequence[VmaMemory], headers: Mapping[int, bytes]) -> list[VmaMemory]:
+    """The rows, those as `mmapped malloc chunk` at whose start the header of one was read."""
+    if not any(is_mmapped_chunk(header, 1 << 47) for header in headers.values()):
+        return list(rows)
+    return [
+        msgspec.structs.replace(row, kind="mmapped malloc chunk")
+        if row.start in headers and is_mmapped_chunk(headers[row.start], row.size)
+        else row
+        for row in rows
+    ]
+
+
+def is_mmapped_chunk(header: bytes, room: int) -> bool:
+    """Whether 16 bytes at the start of a mapping of this room are the header of a mmapped chunk: IS_MMAPPED alone, whole pages.
+
+    Source: glibc's malloc/malloc.c, sysmalloc_mmap().
+    """
+    if len(header) != 16:
+        return False
+    before, size = _HEADER.unpack(header)
+    return bool(size & 7 == 2 and before == 0 and 0 < size - 2 <= room and (size - 2) % 4096 == 0)
+
+
+def _named_kind(usage: VmaUsage, *, in_program: bool) -> VmaKind:
     vma = usage.vma
     path = vma.path or ""
-    if path in _SPECIAL:
+    if path in _SPECIAL and not vma.inode:
         return _SPECIAL[path]
     if "ht" in usage.flags or path.startswith("/anon_hugepage"):
         return "hugetlb"
@@ -78,53 +127,63 @@ def _kind(usage: VmaUsage, before: VmaMemory | None, after: VmaUsage | None, tid
         return "memfd"
     if path.startswith("/SYSV"):
         return "sysv"
-    if vma.is_shared and path.startswith(("/dev/zero", "/dev/shm/")):  # noqa: S108
+    if path.startswith(("/dev/zero", "/dev/shm/")) and vma.is_shared:  # noqa: S108
         return "shmem"
-    if vma.is_file:
-        if not in_program:
-            return "file"
-        return "text" if "x" in vma.perms else "data" if "w" in vma.perms else "rodata"
-    return _anonymous_kind(usage, before, after, tid)
+    if not in_program:
+        return "file"
+    return "text" if "x" in vma.perms else "data" if "w" in vma.perms else "rodata"
 
 
 def _anonymous_kind(usage: VmaUsage, before: VmaMemory | None, after: VmaUsage | None, tid: int | None) -> VmaKind:
     vma = usage.vma
+    perms, path = vma.perms, vma.path
     if tid is not None:
         return "thread stack"
-    if vma.perms.startswith("---"):
+    if perms.startswith("---"):
         return "guard" if vma.size <= _LARGEST_GUARD else "reserved"
-    if "JIT" in (vma.path or "") or ("x" in vma.perms and "w" in vma.perms):
+    if (path is not None and "JIT" in path) or perms[1:3] == "wx":
         return "jit"
-    if before is not None and before.kind == "data" and "w" in vma.perms:
+    writable = perms[1] == "w"
+    if before is not None and before.kind == "data" and writable:
         return "bss"
-    if vma.path is not None and vma.path.startswith("[anon: glibc: malloc"):
-        return "malloc arena" if vma.start % _ARENA_ALIGNMENT == 0 else "mmapped chunk"
+    if path is not None and path.startswith("[anon: glibc: malloc"):
+        return "malloc arena" if vma.start % _ARENA_ALIGNMENT == 0 else "mmapped malloc chunk"
     # A thread's arena begins at a multiple of 64 MiB, and what it has not used yet is reserved up to the next one.
-    reserved = after is not None and after.vma.perms.startswith("---") and after.vma.end % _ARENA_ALIGNMENT == 0
-    if vma.start % _ARENA_ALIGNMENT == 0 and "w" in vma.perms and reserved:
-        return "malloc arena"
+    if writable and vma.start % _ARENA_ALIGNMENT == 0 and after is not None:
+        reserved = after.vma.perms.startswith("---") and after.vma.end % _ARENA_ALIGNMENT == 0
+        return "malloc arena" if reserved else "anon"
     return "anon"
 
 
 def _described(usage: VmaUsage, kind: VmaKind, tid: int | None) -> VmaMemory:
     vma, u = usage.vma, usage.usage
+    path = vma.path if vma.path is None or vma.path.isascii() else readable(vma.path)
+    # By position: by name a record of so many fields takes ten times as long to make, and there are thousands.
     return VmaMemory(
-        start=vma.start,
-        end=vma.end,
-        perms=vma.perms,
-        kind=kind,
-        tid=tid,
-        path=None if vma.path is None else readable(vma.path),
-        offset=vma.offset,
-        size=vma.size,
-        rss=u.rss,
-        pss=u.pss,
-        uss=u.uss,
-        dirty=u.private_dirty + u.shared_dirty,
-        anonymous=u.anonymous,
-        swap=u.swap,
-        swap_pss=u.swap_pss,
-        thp=usage.thp,
-        locked=usage.locked,
-        flags=tuple(_FLAGS[flag] for flag in usage.flags if flag in _FLAGS),
+        vma.start,
+        vma.end,
+        vma.perms,
+        kind,
+        tid,
+        path,
+        vma.offset,
+        vma.end - vma.start,
+        u.rss,
+        u.pss,
+        u.private_clean + u.private_dirty + (usage.private_hugetlb or 0),
+        u.private_dirty + u.shared_dirty,
+        u.anonymous,
+        u.swap,
+        u.swap_pss,
+        usage.thp,
+        usage.locked,
+        usage.hugetlb,
+        u.lazy_free,
+        usage.ksm,
+        _words(usage.flags),
     )
+
+
+@lru_cache(maxsize=512)
+def _words(flags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_FLAGS[flag] for flag in flags if flag in _FLAGS)

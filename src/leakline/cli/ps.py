@@ -9,9 +9,10 @@ import click
 from leakline.cli.tabular import TableOutput, table_options
 
 if TYPE_CHECKING:
-    from leakline.model.accounting import Coverage
+    from leakline.model.accounting import Coverage, Group, ProcessMemory, ProcessTable
 
 _USUAL = ("pid", "user", "uss", "pss", "rss", "vss", "swap", "cmdline")
+_GENTLE = ("pid", "user", "rss", "vss", "swap", "thp", "cmdline")
 _USUAL_OF_GROUPS = ("count", "uss", "pss", "rss", "vss", "swap", "name")
 _GROUPINGS = ("process", "user", "command", "cgroup", "mapping")
 
@@ -23,6 +24,7 @@ _GROUPINGS = ("process", "user", "command", "cgroup", "mapping")
 @click.option("-u", "--user", metavar="REGEX", help="Processes of users whose name this finds.")
 @click.option("--cgroup", metavar="REGEX", help="Processes in control groups whose path this finds.")
 @click.option("--mapping", metavar="REGEX", help="With --by mapping: mappings whose name this finds.")
+@click.option("--gentle", is_flag=True, help="RSS and swap only, in steps that no process notices (Linux 6.11).")
 @click.option("--tree", is_flag=True, help="Children below their parents.")
 @table_options(sort="pss")
 def command(
@@ -32,6 +34,7 @@ def command(
     user: str | None,
     cgroup: str | None,
     mapping: str | None,
+    gentle: bool,
     tree: bool,
     out: TableOutput,
 ) -> int:
@@ -42,6 +45,8 @@ def command(
     """
     if mapping is not None and by != "mapping":
         raise click.UsageError("--mapping goes with --by mapping")
+    if gentle and by == "mapping":
+        raise click.UsageError("--gentle goes with processes")
     if by == "mapping" and (pids or name or user or cgroup or tree):
         raise click.UsageError("--by mapping shows all processes; the filter for it is --mapping")
     if tree and by != "process":
@@ -52,52 +57,77 @@ def command(
         return _mappings(mapping, out)
     from leakline.analysis import accounting
     from leakline.errors import TargetGone
-    from leakline.model.accounting import Group, GroupTable, ProcessMemory, ProcessTable
-    from leakline.sources.process_table import ProcessTableReader
+    from leakline.model.accounting import Group, GroupTable, ProcessMemory
+    from leakline.session.accounting import process_table, read_processes
 
     wanted = {*out.column_names(), out.sort, *(["cgroup"] if cgroup or by == "cgroup" else [])}
-    rows, coverage = ProcessTableReader(out.proc, wanted).read()
+    if out.form != "table" and out.columns is None:
+        wanted.add("started")
+    rows, coverage = read_processes(out.machine, wanted, gentle=gentle)
     missing = set(pids) - {row.pid for row in rows}
     if missing:
         raise TargetGone(f"there is no process {min(missing)} with memory of its own")
     rows = accounting.select_processes(rows, pids=pids, name=name, user=user, cgroup=cgroup)
-    total = accounting.total("total", rows)
+    sort = "rss" if gentle and out.sort == "pss" else out.sort
+    measure = "rss" if gentle else "pss"
     if by != "process":
-        groups = accounting.order(accounting.group_processes(rows, by), out.sort, ascending=not out.reverse)
+        groups = accounting.order(accounting.group_processes(rows, by), sort, ascending=not out.reverse)
+        total = accounting.total("total", rows)
         table = GroupTable(by=by, groups=tuple(groups), totals=total, coverage=coverage)
-        out.write(table, "groups", groups, Group, _USUAL_OF_GROUPS, total)
+        out.write(table, "groups", groups, Group, _USUAL_OF_GROUPS, total, measure=measure, label=_group_label)
     else:
-        ordered = accounting.order(rows, out.sort, ascending=not out.reverse)
+        ordered = accounting.order(rows, sort, ascending=not out.reverse)
         placed = accounting.tree(ordered) if tree else [(0, row) for row in ordered]
         ordered = [row for _, row in placed]
-        processes = ProcessTable(processes=tuple(ordered), totals=total, coverage=coverage)
-        out.write(processes, "processes", ordered, ProcessMemory, _USUAL, total, indent=[depth for depth, _ in placed])
+        processes = process_table(out.machine, ordered, coverage)
+        usual = _GENTLE if gentle else _USUAL
+        depths = [depth for depth, _ in placed]
+        out.write(
+            processes, "processes", ordered, ProcessMemory, usual, processes.totals, measure=measure, label=_label, indent=depths
+        )
+        _warn(out, processes)
     _cover(out, coverage)
     return 0
+
+
+def _label(row: ProcessMemory) -> str:
+    return f"{row.command} ({row.pid})"
+
+
+def _group_label(group: Group) -> str:
+    return f"{group.name} ({group.count})"
 
 
 def _mappings(mapping: str | None, out: TableOutput) -> int:
     from leakline.analysis import accounting
     from leakline.model.accounting import Group, GroupTable
-    from leakline.sources.mapping_table import MappingTableReader
+    from leakline.session.accounting import read_mapping_groups
 
-    groups, coverage = MappingTableReader(out.proc).read()
+    groups, coverage = read_mapping_groups(out.machine)
     if mapping is not None:
         groups = accounting.select_groups(groups, mapping)
     groups = accounting.order(groups, out.sort, ascending=not out.reverse)
     # A process has many mappings: the sum of the groups' counts would count it as often.
     total = accounting.total("total", groups, count=coverage.readable)
     table = GroupTable(by="mapping", groups=tuple(groups), totals=total, coverage=coverage)
-    out.write(table, "groups", groups, Group, _USUAL_OF_GROUPS, total)
+    out.write(table, "groups", groups, Group, _USUAL_OF_GROUPS, total, measure="pss", label=_group_label)
     _cover(out, coverage)
     return 0
 
 
+def _warn(out: TableOutput, table: ProcessTable) -> None:
+    if table.pss_is_estimate:
+        out.note("this kernel only estimates how large folios are shared: PSS and USS are estimates (CONFIG_NO_PAGE_MAPCOUNT)")
+    limit = table.max_map_count
+    for row in table.processes:
+        if limit and row.vmas is not None and row.vmas > 0.8 * limit:
+            out.note(f"process {row.pid} ({row.command}) has {row.vmas:,} mappings of {limit:,} that vm.max_map_count allows")
+
+
 def _cover(out: TableOutput, coverage: Coverage) -> None:
-    unreadable = coverage.seen - coverage.readable - coverage.vanished - coverage.zombies
     out.note(
-        f"{coverage.seen} processes seen, {coverage.readable} readable, {unreadable} not, {coverage.vanished} vanished meanwhile; "
-        f"{coverage.kernel_threads} kernel threads, {coverage.zombies} zombies"
+        f"{coverage.seen} processes seen, {coverage.readable} readable, {coverage.unreadable} not, "
+        f"{coverage.vanished} vanished meanwhile; {coverage.kernel_threads} kernel threads, {coverage.zombies} zombies"
     )
-    if unreadable:
+    if coverage.unreadable:
         out.note("`-` is unknown: run as root, or grant CAP_SYS_PTRACE or CAP_PERFMON, to read other users' processes")

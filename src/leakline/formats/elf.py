@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 import msgspec
 from elftools.common.exceptions import ELFError
+from elftools.construct.core import ConstructError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import NoteSegment
 
@@ -24,6 +25,7 @@ _STT_FUNC, _STT_GNU_IFUNC, _STT_OBJECT = 2, 10, 1
 # What pyelftools lets through on a damaged file besides its own ELFError.
 _DAMAGE = (
     ELFError,
+    ConstructError,
     ValueError,
     KeyError,
     IndexError,

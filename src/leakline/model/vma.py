@@ -7,7 +7,7 @@ import msgspec
 from leakline.model.memory import MemoryUsage
 
 
-class Vma(msgspec.Struct, frozen=True, kw_only=True):
+class Vma(msgspec.Struct, frozen=True):
     """One mapping, as in /proc/PID/maps: [start, end)."""
 
     start: int
@@ -44,7 +44,7 @@ class Vma(msgspec.Struct, frozen=True, kw_only=True):
         return isinstance(address, int) and self.start <= address < self.end
 
 
-class VmaUsage(msgspec.Struct, frozen=True, kw_only=True):
+class VmaUsage(msgspec.Struct, frozen=True):
     """A mapping and what it holds, as in /proc/PID/smaps."""
 
     vma: Vma
@@ -52,5 +52,10 @@ class VmaUsage(msgspec.Struct, frozen=True, kw_only=True):
     thp: int | None = None
     """Bytes in transparent huge pages."""
     locked: int | None = None
+    hugetlb: int | None = None
+    """Bytes in hugetlb pages, which Rss and Pss leave out (Linux 4.4)."""
+    private_hugetlb: int | None = None
+    ksm: int | None = None
+    """Bytes merged by KSM (Linux 6.8)."""
     flags: tuple[str, ...] = ()
     """The two letters of VmFlags (Linux 3.8)."""

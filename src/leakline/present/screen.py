@@ -28,14 +28,19 @@ def wants_color(stream: IO[str], color: Color) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def write_lines(lines: Iterable[tuple[str, str]], stream: IO[str], color: Color) -> None:
+Line = tuple[str, str] | list[tuple[str, str]]
+"""A text with its style, or several that stand on one line. A style is a name of _STYLES, or a colour `#rrggbb`."""
+
+
+def write_lines(lines: Iterable[Line], stream: IO[str], color: Color) -> None:
     """Write lines with their styles. Long ones are left to the terminal: what is cut cannot be searched for."""
+    spans = ([line] if isinstance(line, tuple) else line for line in lines)
     if not wants_color(stream, color):
-        stream.writelines(f"{text}\n" for text, _ in lines)
+        stream.write("".join("".join(text for text, _ in line).rstrip(" ") + "\n" for line in spans))
         return
     from rich.console import Console
     from rich.text import Text
 
     console = Console(file=stream, force_terminal=True, highlight=False, soft_wrap=True)
-    for text, style in lines:
-        console.print(Text(text, style=_STYLES.get(style, "")))
+    for line in spans:
+        console.print(Text.assemble(*((text, style if style.startswith("#") else _STYLES.get(style, "")) for text, style in line)))

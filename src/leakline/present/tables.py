@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
 
 from leakline.errors import InvalidRequest
 from leakline.present.json import harmless, to_json
-from leakline.present.text import UNKNOWN, amount, printable
+from leakline.present.text import UNKNOWN, amount, change, clock_time, printable
 
 Format = Literal["table", "json", "jsonl", "csv"]
 Line = tuple[str, str]
 
 
 def units_of(record: type[msgspec.Struct]) -> dict[str, str]:
-    """The unit of each column of a record: bytes, count, text or address."""
+    """The unit of each column of a record: bytes, change, count, text, address or time."""
     units = {}
     for name, hint in typing.get_type_hints(record, include_extras=True).items():
         notes = [m for m in getattr(hint, "__metadata__", ()) if isinstance(m, msgspec.Meta) and m.extra]
@@ -58,18 +59,27 @@ def choose_columns(record: type[msgspec.Struct], asked: str | None, usual: Seque
     return [*usual, *(n for n in names if n not in usual)] if asked.startswith("+") else names
 
 
-def cell(value: object, unit: str, *, exact: bool, share_of: int | None = None) -> str:
-    """One value as text."""
+def _shown(unit: str, *, exact: bool, share_of: int | None) -> Callable[[Any], str]:
+    """The text of one value of a column."""
+    if unit == "bytes":
+        if share_of:
+            return lambda value: UNKNOWN if value is None else f"{100 * value / share_of:.2f} %"
+        return (lambda value: UNKNOWN if value is None else str(value)) if exact else amount
+    if unit == "change":
+        return (lambda value: UNKNOWN if value is None else f"{value:+d}" if value else "0") if exact else change
+    if unit == "address":
+        return lambda value: UNKNOWN if value is None else f"{value:x}"
+    if unit == "time":
+        return lambda value: UNKNOWN if value is None else clock_time(value)
+    return _shown_text
+
+
+@lru_cache(maxsize=4096)
+def _shown_text(value: object) -> str:
     if value is None:
         return UNKNOWN
-    if unit == "bytes" and isinstance(value, int):
-        if share_of:
-            return f"{100 * value / share_of:.2f} %"
-        return str(value) if exact else amount(value)
-    if unit == "address" and isinstance(value, int):
-        return f"{value:x}"
     if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or UNKNOWN
+        return printable(", ".join(map(str, value))) or UNKNOWN
     return printable(str(value))
 
 
@@ -85,32 +95,25 @@ def table_lines(
 ) -> Iterator[Line]:
     """A text table: numbers to the right, text to the left, the last column as wide as it is."""
     units = units_of(record)
-    cells = [
-        [cell(getattr(row, column, None), units[column], exact=exact, share_of=share_of) for column in columns] for row in rows
-    ]
-    for depth, line in zip(indent, cells, strict=False):
-        line[-1] = "  " * depth + line[-1]
-    foot = None
-    if total is not None:
-        have = total.__struct_fields__
-        foot = [cell(getattr(total, c) if c in have else "", units[c], exact=exact, share_of=share_of) for c in columns]
     heads = [column.replace("_", " ") for column in columns]
-    every = [heads, *cells, *([foot] if foot else [])]
-    widths = [max(len(line[i]) for line in every) for i in range(len(columns))]
-    left = [units[column] == "text" for column in columns]
-
-    def laid_out(line: Sequence[str]) -> str:
-        parts = [
-            text.ljust(width) if is_left else text.rjust(width) for text, width, is_left in zip(line, widths, left, strict=True)
-        ]
-        return "  ".join(parts).rstrip()
-
-    yield laid_out(heads), "headline"
-    for line in cells:
-        yield laid_out(line), ""
-    if foot is not None:
-        yield "─" * max(len(laid_out(heads)), 20), "dim"
-        yield laid_out(foot), "headline"
+    have = () if total is None else total.__struct_fields__
+    laid_out = []
+    for number, column in enumerate(columns):
+        shown = _shown(units[column], exact=exact, share_of=share_of)
+        cells = list(map(shown, map(attrgetter(column), rows)))
+        if indent and number == len(columns) - 1:
+            cells = ["  " * depth + cell for depth, cell in zip(indent, cells, strict=True)]
+        foot = [] if total is None else [shown(getattr(total, column)) if column in have else ""]
+        cells = [heads[number], *cells, *foot]
+        width = max(map(len, cells))
+        place = str.ljust if units[column] == "text" else str.rjust
+        laid_out.append([place(cell, width) for cell in cells])
+    lines = [line.rstrip() for line in map("  ".join, zip(*laid_out, strict=True))]
+    yield lines[0], "headline"
+    yield from ((line, "") for line in lines[1 : len(rows) + 1])
+    if total is not None:
+        yield "─" * max(len(lines[0]), 20), "dim"
+        yield lines[-1], "headline"
 
 
 def as_rows(rows: Sequence[msgspec.Struct], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -146,6 +149,8 @@ def encoded(
     plain = as_rows(rows, columns) if columns is not None else [msgspec.to_builtins(row) for row in rows]
     if form == "jsonl":
         return "".join(harmless(msgspec.json.encode(row).decode()) + "\n" for row in plain)
+    import csv
+
     out = io.StringIO()
     heads = list(columns if columns is not None else record.__struct_fields__)
     writer = csv.DictWriter(out, heads, lineterminator="\n")

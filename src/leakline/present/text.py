@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 
 from leakline.model.stack import Frame, SourceLocation
@@ -25,6 +26,13 @@ def amount(value: float | None) -> str:
             return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
         size /= 1024
     raise AssertionError
+
+
+def change(value: int | None) -> str:
+    """A difference: `+1.5 MiB`, `-4.0 KiB`, `0`."""
+    if not value:
+        return UNKNOWN if value is None else "0"
+    return f"{'+' if value > 0 else ''}{amount(value)}"
 
 
 def exact_bytes(value: int | None) -> str:
@@ -54,6 +62,11 @@ def duration(nanoseconds: int) -> str:
     return f"{nanoseconds / 1e9:.1f} s"
 
 
+def clock_time(seconds: float) -> str:
+    """A point in time since 1970, in this machine's zone: `2026-11-22 17:42:52`."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
 def percent(share: float | None) -> str:
     """`12 %`."""
     return UNKNOWN if share is None else f"{share * 100:.0f} %"
@@ -68,7 +81,7 @@ def printable(name: str) -> str:
             return f"\\x{code - 0xDC00:02x}"
         return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
-    return _CONTROL.sub(escape, name)
+    return name if name.isprintable() else _CONTROL.sub(escape, name)
 
 
 def place(location: SourceLocation, stack: Sequence[Frame] = ()) -> str:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from leakline.errors import TargetGone
+from leakline.session.accounting import process_table, read_mappings, read_process, read_processes, read_system
 from leakline.session.diagnosing import Diagnosis
 from leakline.session.interruption import Interruption
 from leakline.session.looking import look
+from leakline.sources.machine import Machine
 from leakline.sources.procfs import ProcFs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
+    from leakline.model.accounting import ProcessMemory, ProcessTable
     from leakline.model.finding import Report
+    from leakline.model.mappings import VmaMemory
+    from leakline.model.system import SystemTable
+    from leakline.session.accounting import Part
 
 
 def _silent(_text: str) -> None:
@@ -45,3 +52,90 @@ def scan(pid: int, *, looks: int = 2) -> Report:
 
     """
     return look(ProcFs(), pid, looks=looks, interruption=Interruption(), say=_silent)
+
+
+def processes(columns: Collection[str] = ("started",)) -> ProcessTable:
+    """What all processes hold.
+
+        >>> table = leakline.processes()
+        >>> largest = max(table.processes, key=lambda process: process.pss or 0)
+        >>> largest.rss >= (largest.uss or 0)
+        True
+        >>> table.coverage.readable <= table.coverage.seen
+        True
+
+    Args:
+        columns: fields of ProcessMemory that take another file of each process, and are None unless named here: page_tables,
+            vmas, cgroup, container, started.
+
+    """
+    machine = Machine()
+    rows, coverage = read_processes(machine, columns)
+    return process_table(machine, rows, coverage)
+
+
+class Process:
+    """A running process: the one that has this number now, and no later one.
+
+        >>> import os
+        >>> me = leakline.Process(os.getpid())
+        >>> me.memory().uss > 0
+        True
+        >>> sorted({vma.kind for vma in me.maps()} & {"heap", "stack", "text"})
+        ['heap', 'stack', 'text']
+
+    Args:
+        pid: its number.
+
+    Raises:
+        TargetGone: there is none.
+
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._started = ProcFs().stat(pid).start_ticks
+
+    def memory(self) -> ProcessMemory:
+        """What it holds; all fields but cgroup and container are filled, where it may be read.
+
+        Raises:
+            TargetGone: it has ended.
+
+        """
+        row = read_process(Machine(), self.pid, ("page_tables", "vmas", "started"))
+        self._require_same(row.start_ticks)
+        return row
+
+    def maps(self) -> tuple[VmaMemory, ...]:
+        """Its mappings, in order of address.
+
+        Raises:
+            TargetGone: it has ended.
+            PermissionNeeded: it belongs to somebody else.
+
+        """
+        table = read_mappings(Machine(), self.pid)
+        self._require_same(ProcFs().stat(self.pid).start_ticks)
+        return table.vmas or ()
+
+    def _require_same(self, started: int | None) -> None:
+        if started != self._started:
+            raise TargetGone(f"process {self.pid} has ended; another one has its number now")
+
+
+def system_memory(parts: Collection[Part] = ()) -> SystemTable:
+    """Where all of the machine's memory is.
+
+        >>> table = leakline.system_memory()
+        >>> sum(owner.bytes for owner in table.owners) == table.mem_total
+        True
+
+    Args:
+        parts: what to look at besides: processes, cgroups, shmem, numa, zones.
+
+    Raises:
+        NotPossible: a part cannot be had here.
+
+    """
+    return read_system(Machine(), parts)

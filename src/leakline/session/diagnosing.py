@@ -19,7 +19,7 @@ from leakline.session.reporting import build_report
 from leakline.session.sampling import sample_usage
 from leakline.session.scanning import BETWEEN_SCANS_SECONDS, Scanner
 from leakline.session.symbolising import with_stacks
-from leakline.session.targets import describe, require_readable
+from leakline.session.targets import describe, require_stoppable
 from leakline.session.tracing import Recorder, open_recorder
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Diagnosis:
         cases, errors = [], []
         for pid in pids:
             try:
-                require_readable(self._procfs, pid)
+                require_stoppable(self._procfs, pid)
                 cases.append(_Case(target=describe(self._procfs, pid), started_ns=time.monotonic_ns()))
             except LeaklineError as error:
                 errors.append(error)

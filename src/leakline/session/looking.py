@@ -12,7 +12,7 @@ from leakline.errors import LeaklineError
 from leakline.session.reporting import build_report
 from leakline.session.scanning import BETWEEN_SCANS_SECONDS, STOP_DEADLINE_SECONDS, Scanner
 from leakline.session.symbolising import with_stacks
-from leakline.session.targets import describe, require_readable
+from leakline.session.targets import describe, require_stoppable
 from leakline.session.tracing import Via, open_recorder
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def look(
 
     """
     began = time.monotonic_ns()
-    require_readable(procfs, pid)
+    require_stoppable(procfs, pid)
     target = describe(procfs, pid)
     scanner = Scanner(procfs, pid)
     scans: list[HeapScan] = []
@@ -68,7 +68,7 @@ def watch_allocations(
 
     """
     began = time.monotonic_ns()
-    require_readable(procfs, pid)
+    require_stoppable(procfs, pid)
     target = describe(procfs, pid)
     scanner = Scanner(procfs, pid)
     scans: list[HeapScan] = []

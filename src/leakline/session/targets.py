@@ -64,17 +64,15 @@ def _ancestry(procfs: ProcFs) -> set[int]:
     return found
 
 
-def require_readable(procfs: ProcFs, pid: int) -> None:
+def require_readable(procfs: ProcFs, pid: int, *, live: bool = True) -> None:
     """Check that it is a process with memory, and that we may read it.
 
     Raises:
         TargetGone: there is none, or it has ended (a zombie).
-        NotPossible: it is a kernel thread, or leakline itself.
+        NotPossible: it is a kernel thread.
         PermissionNeeded: it belongs to somebody else.
 
     """
-    if pid == os.getpid():
-        raise NotPossible("leakline cannot stop itself to look at itself", hint="Choose another process.")
     try:
         stat = procfs.stat(pid)
     except TargetGone as error:
@@ -89,6 +87,8 @@ def require_readable(procfs: ProcFs, pid: int) -> None:
             f"process {pid} ({stat.command}) is a zombie: it has ended, and its memory is free",
             hint=f"Its parent, process {stat.ppid}, has not asked for its exit status yet.",
         )
+    if not live:
+        return
     try:
         procfs.usage(pid)
     except PermissionNeeded as error:
@@ -101,6 +101,20 @@ def require_readable(procfs: ProcFs, pid: int) -> None:
         if stat.is_zombie:
             return  # the first thread has ended, others live
         raise
+
+
+def require_stoppable(procfs: ProcFs, pid: int) -> None:
+    """Check that it is another process with memory, and that we may read it.
+
+    Raises:
+        NotPossible: it is leakline itself, or a kernel thread.
+        TargetGone: there is none, or it has ended (a zombie).
+        PermissionNeeded: it belongs to somebody else.
+
+    """
+    if pid == os.getpid():
+        raise NotPossible("leakline cannot stop itself to look at itself", hint="Choose another process.")
+    require_readable(procfs, pid)
 
 
 def describe(procfs: ProcFs, pid: int) -> Target:

@@ -1,8 +1,4 @@
-"""All mappings of all processes, by name: every smaps of the machine.
-
-The lines of smaps blocks stand in the same order in every block of a kernel: the stride is learned from the first file and checked
-on every block; a file that differs is parsed line by line.
-"""
+"""All mappings of all processes, by name: every smaps of the machine."""
 
 from __future__ import annotations
 
@@ -12,52 +8,46 @@ from typing import TYPE_CHECKING
 from leakline.errors import ParseError
 from leakline.model.accounting import Coverage, Group
 from leakline.model.names import readable
-from leakline.sources.maps import parse_smaps
+from leakline.sources.maps import SmapsAmounts, SmapsReader
 from leakline.sources.parsing import text
 from leakline.sources.process_files import parse_stat
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
+
+    from leakline.sources.machine import Machine
 
 _CHUNK = 1 << 16
-_KEYS = (b"Size:", b"Rss:", b"Pss:", b"Private_Clean:", b"Private_Dirty:", b"Swap:", b"SwapPss:", b"Private_Hugetlb:")
 _NAME_COLUMN = 73  # fs/proc/task_mmu.c, show_vma_header_prefix(): names begin there, unless the inode is very long
 ANONYMOUS = "[anon]"
 
 
-class _Amounts(dict[bytes, int]):
-    """Bytes of a line `Key:   123 kB`; the same lines come again and again."""
-
-    def __missing__(self, line: bytes) -> int:
-        try:
-            value = self[line] = int(line[line.index(b":") + 1 : -3]) << 10
-        except ValueError as error:
-            raise ParseError(f"smaps: {line[:60]!r} is no amount") from error
-        return value
-
-
 class _Sum:
-    __slots__ = ("amounts", "processes")
+    __slots__ = ("amounts", "processes", "size")
 
     def __init__(self) -> None:
-        self.amounts = [0] * len(_KEYS)
-        self.processes = 0
+        self.amounts: dict[SmapsAmounts, int] = {}
+        self.size = self.processes = 0
+
+    def add(self, amounts: SmapsAmounts, size: int) -> None:
+        """Count one mapping; the same amounts come again and again, and are multiplied at the end."""
+        self.amounts[amounts] = self.amounts.get(amounts, 0) + 1
+        self.size += size
 
 
 class MappingTableReader:
     """Sums over the mappings of each name.
 
     Args:
-        root: a /proc.
+        machine: whose.
 
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = os.fspath(root)
+    def __init__(self, machine: Machine) -> None:
+        self._root = os.fspath(machine.proc)
+        self._live = machine.live
         self._sums: dict[bytes, _Sum] = {}
-        self._amounts = _Amounts()
-        self._stride = 0
-        self._places: tuple[int, ...] = ()
+        self._reader = SmapsReader()
 
     def read(self) -> tuple[list[Group], Coverage]:
         """One pass."""
@@ -71,7 +61,8 @@ class MappingTableReader:
             except PermissionError:
                 continue
             except OSError:
-                vanished += 1
+                # A capture lacks what could not be read when it was taken.
+                vanished += self._live
                 continue
             if not data:
                 try:
@@ -99,7 +90,7 @@ class MappingTableReader:
         """The mappings of a process whose first thread has ended."""
         for tid in os.listdir(f"{self._root}/{name}/task"):
             try:
-                data = _read(f"{self._root}/{tid}/smaps")
+                data = _read(f"{self._root}/{name}/task/{tid}/smaps")
             except OSError:
                 continue
             if data:
@@ -107,17 +98,8 @@ class MappingTableReader:
         return b""
 
     def _add(self, data: bytes) -> None:
-        lines = data.split(b"\n")
-        lines.pop()
-        if not self._stride:
-            self._learn(lines)
-        if not self._fits(lines):
-            self._add_slowly(data)
-            return
-        stride, amounts = self._stride, self._amounts
-        columns = [[amounts[line] for line in lines[place::stride]] for place in self._places]
         met: set[bytes] = set()
-        for head, *values in zip(lines[::stride], *columns, strict=True):
+        for head, amounts, _ in self._reader.blocks(data):
             name = _name(head)
             found = self._sums.get(name)
             if found is None:
@@ -126,38 +108,12 @@ class MappingTableReader:
                 met.add(name)
                 found.processes += 1
             if name != b"[vsyscall]":
-                found.amounts = [a + b for a, b in zip(found.amounts, values, strict=True)]
+                found.add(amounts, _size(head))
 
-    def _learn(self, lines: list[bytes]) -> None:
-        end = next((i for i, line in enumerate(lines) if line.startswith(b"VmFlags:")), None)
-        if end is None:
-            return
-        block = lines[: end + 1]
-        places = [next((i for i, line in enumerate(block) if line.startswith(key)), None) for key in _KEYS]
-        if all(place is not None for place in places):
-            self._stride = end + 1
-            self._places = tuple(place for place in places if place is not None)
 
-    def _fits(self, lines: list[bytes]) -> bool:
-        stride = self._stride
-        if not stride or len(lines) % stride:
-            return False
-        ends = lines[stride - 1 :: stride]
-        if not all(line.startswith(b"VmFlags:") for line in ends):
-            return False
-        return all(all(line.startswith(key) for line in lines[p::stride]) for p, key in zip(self._places, _KEYS, strict=True))
-
-    def _add_slowly(self, data: bytes) -> None:
-        met: set[bytes] = set()
-        for entry in parse_smaps(data):
-            name = os.fsencode(entry.vma.path or "")
-            found = self._sums.setdefault(name, _Sum())
-            if name not in met:
-                met.add(name)
-                found.processes += 1
-            u = entry.usage
-            values = (entry.vma.size, u.rss, u.pss, u.private_clean, u.private_dirty, u.swap, u.swap_pss or 0, 0)
-            found.amounts = [a + b for a, b in zip(found.amounts, values, strict=True)]
+def _size(head: bytes) -> int:
+    first, _, last = head[: head.index(b" ")].partition(b"-")
+    return int(last, 16) - int(first, 16)
 
 
 def _name(head: bytes) -> bytes:
@@ -181,15 +137,17 @@ def _read(path: str) -> bytes:
 
 
 def _group(name: bytes, found: _Sum) -> Group:
-    size, rss, pss, clean, dirty, swap, swap_pss, huge = found.amounts
+    def total(amount: Callable[[SmapsAmounts], int | None]) -> int:
+        return sum((amount(amounts) or 0) * times for amounts, times in found.amounts.items())
+
     return Group(
         name=readable(text(name)) or ANONYMOUS,
         count=found.processes,
         unreadable=0,
-        vss=size,
-        rss=rss,
-        pss=pss,
-        uss=clean + dirty + huge,
-        swap=swap,
-        swap_pss=swap_pss,
+        vss=found.size,
+        rss=total(lambda a: a.usage.rss),
+        pss=total(lambda a: a.usage.pss),
+        uss=total(lambda a: a.usage.uss + (a.private_hugetlb or 0)),
+        swap=total(lambda a: a.usage.swap),
+        swap_pss=total(lambda a: a.usage.swap_pss),
     )

@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+
+import msgspec
 
 from leakline.errors import ParseError
 from leakline.model.memory import MemoryUsage
 from leakline.model.vma import Vma, VmaUsage
 from leakline.sources.parsing import kilobytes, text
 
-_VMA = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)(?: +(.*))?", re.DOTALL)
+_TAIL = re.compile(rb"([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)(?: +(.*))?", re.DOTALL)
 _FIELD = re.compile(rb"([A-Z][A-Za-z_]+):\s+(.*)", re.DOTALL)
 
 
-def _vma(line: bytes) -> Vma | None:
-    match = _VMA.fullmatch(line)
-    if match is None:
-        return None
-    start, end, perms, offset, major, minor, inode, path = match.groups()
-    vma = Vma(
-        start=int(start, 16),
-        end=int(end, 16),
-        perms=perms.decode(),
-        offset=int(offset, 16),
-        device=(int(major, 16), int(minor, 16)),
-        inode=int(inode),
-        # The kernel escapes a newline, and nothing else (a genuine `\012` cannot be told apart).
-        path=None if not path else text(path.replace(rb"\012", b"\n")),
-    )
-    if vma.end <= vma.start:
+_Tail = tuple[str, int, tuple[int, int], int, str | None]
+
+
+class _Tails(dict[bytes, _Tail]):
+    """Permissions, offset, device, inode and path: what follows the addresses. Many mappings have the same."""
+
+    def __missing__(self, tail: bytes) -> _Tail:
+        match = _TAIL.fullmatch(tail)
+        if match is None:
+            raise ParseError(f"maps: not a mapping: {tail[:80]!r}")
+        perms, offset, major, minor, inode, path = match.groups()
+        # The kernel escapes a newline, and nothing else (a genuine `\\012` cannot be told apart).
+        name = None if not path else text(path.replace(rb"\012", b"\n"))
+        found = self[tail] = perms.decode(), int(offset, 16), (int(major, 16), int(minor, 16)), int(inode), name
+        return found
+
+
+def _vma(line: bytes, tails: _Tails) -> Vma:
+    addresses, _, tail = line.partition(b" ")
+    first, _, last = addresses.partition(b"-")
+    if not (first.isalnum() and last.isalnum()):
+        raise ParseError(f"maps: not a mapping: {line[:80]!r}")
+    try:
+        start, end = int(first, 16), int(last, 16)
+    except ValueError as error:
+        raise ParseError(f"maps: not a mapping: {line[:80]!r}") from error
+    if end <= start:
         raise ParseError(f"maps: a mapping that ends before it begins: {line[:80]!r}")
-    return vma
+    perms, offset, device, inode, path = tails[tail]
+    return Vma(start, end, perms, offset, device, inode, path)
 
 
 def parse_maps(data: bytes) -> list[Vma]:
@@ -40,15 +55,8 @@ def parse_maps(data: bytes) -> list[Vma]:
         ParseError: a line has another form.
 
     """
-    vmas = []
-    for line in data.split(b"\n"):
-        if not line:
-            continue
-        vma = _vma(line)
-        if vma is None:
-            raise ParseError(f"maps: not a mapping: {line[:80]!r}")
-        vmas.append(vma)
-    return vmas
+    tails = _Tails()
+    return [_vma(line, tails) for line in data.split(b"\n") if line]
 
 
 class _Lines(dict[bytes, tuple[bytes, int]]):
@@ -61,6 +69,41 @@ class _Lines(dict[bytes, tuple[bytes, int]]):
         key, value = match.groups()
         pair = self[line] = key, kilobytes(value, "smaps") if value.endswith(b" kB") else -1
         return pair
+
+
+class SmapsAmounts(msgspec.Struct, frozen=True, eq=False):
+    """What the lines below a mapping's first one say, in bytes; None where this kernel does not. Equal lines share one object."""
+
+    usage: MemoryUsage
+    thp: int | None
+    locked: int | None
+    hugetlb: int | None
+    private_hugetlb: int | None
+    ksm: int | None
+
+
+class _Bodies(dict[bytes, SmapsAmounts]):
+    """Amounts by the lines below a mapping's first one: many mappings hold the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines = _Lines()
+
+    def __missing__(self, body: bytes) -> SmapsAmounts:
+        amounts = _amounts(body.split(b"\n"), self._lines)
+        shared, private = amounts.get(b"Shared_Hugetlb"), amounts.get(b"Private_Hugetlb")
+        hugetlb = None if shared is None or private is None else shared + private
+        thp, locked, ksm = amounts.get(b"AnonHugePages"), amounts.get(b"Locked"), amounts.get(b"KSM")
+        found = self[body] = SmapsAmounts(_usage(amounts), thp, locked, hugetlb, private, ksm)
+        return found
+
+
+class _Flags(dict[bytes, tuple[str, ...]]):
+    """The words of a VmFlags line."""
+
+    def __missing__(self, line: bytes) -> tuple[str, ...]:
+        words = self[line] = tuple(text(line).split())
+        return words
 
 
 def _usage(amounts: dict[bytes, int]) -> MemoryUsage:
@@ -89,14 +132,54 @@ def parse_smaps_rollup(data: bytes) -> MemoryUsage:
 
     """
     head, _, rest = data.partition(b"\n")
-    if _vma(head) is None:
-        raise ParseError(f"smaps_rollup: not a range: {head[:80]!r}")
+    _vma(head, _Tails())
     return _usage(_amounts(rest.split(b"\n"), _Lines()))
 
 
 def _amounts(lines: list[bytes], known: _Lines) -> dict[bytes, int]:
     amounts = dict(map(known.__getitem__, filter(None, lines)))
     return amounts if min(amounts.values(), default=0) >= 0 else {key: value for key, value in amounts.items() if value >= 0}
+
+
+class SmapsReader:
+    """Reads smaps files; what one taught serves the next."""
+
+    def __init__(self) -> None:
+        self._bodies = _Bodies()
+        self._flags = _Flags()
+
+    def blocks(self, data: bytes) -> Iterator[tuple[bytes, SmapsAmounts, tuple[str, ...]]]:
+        """First line, amounts and VmFlags of each mapping.
+
+        Raises:
+            ParseError: it is cut short, or of another form.
+
+        """
+        parts = data.split(b"\nVmFlags:")
+        if len(parts) == 1 and data:
+            yield from self._without_flags(data)
+            return
+        before, bodies, flags = b"\n" + parts[0], self._bodies, self._flags
+        for part in parts[1:]:
+            try:
+                _, head, body = before.split(b"\n", 2)
+            except ValueError as error:
+                raise ParseError(f"smaps: not a mapping: {before[:80]!r}") from error
+            yield head, bodies[body], flags[part[: part.find(b"\n")]]
+            before = part
+        if before.count(b"\n") != 1:
+            raise ParseError(f"smaps: it ends in the middle: {before[-80:]!r}")
+
+    def _without_flags(self, data: bytes) -> Iterator[tuple[bytes, SmapsAmounts, tuple[str, ...]]]:
+        """Before Linux 3.8. Addresses are in small letters, and keys begin with a capital."""
+        head, lines = b"", list[bytes]()
+        for line in [*data.rstrip(b"\n").split(b"\n"), b""]:
+            if line[:1].isupper():
+                lines.append(line)
+                continue
+            if head or lines:
+                yield head, self._bodies[b"\n".join(lines)], ()
+            head, lines = line, []
 
 
 def parse_smaps(data: bytes) -> list[VmaUsage]:
@@ -106,32 +189,9 @@ def parse_smaps(data: bytes) -> list[VmaUsage]:
         ParseError: it is cut short, or of another form.
 
     """
-    blocks: list[tuple[Vma, list[bytes]]] = []
-    for line in data.split(b"\n"):
-        # Addresses are in small letters, and keys begin with a capital.
-        if line[:1] in _CAPITALS:
-            if not blocks:
-                raise ParseError(f"smaps: not a mapping: {line[:80]!r}")
-            blocks[-1][1].append(line)
-        elif line:
-            vma = _vma(line)
-            if vma is None:
-                raise ParseError(f"smaps: not a mapping: {line[:80]!r}")
-            blocks.append((vma, []))
-    known = _Lines()
-    return [_vma_usage(vma, lines, known) for vma, lines in blocks]
-
-
-_CAPITALS = frozenset(bytes([letter]) for letter in range(ord("A"), ord("Z") + 1))
-
-
-def _vma_usage(vma: Vma, lines: list[bytes], known: _Lines) -> VmaUsage:
-    flags = lines.pop() if lines and lines[-1].startswith(b"VmFlags:") else b""
-    amounts = _amounts(lines, known)
-    return VmaUsage(
-        vma=vma,
-        usage=_usage(amounts),
-        thp=amounts.get(b"AnonHugePages"),
-        locked=amounts.get(b"Locked"),
-        flags=tuple(text(flags).split()[1:]),
-    )
+    tails = _Tails()
+    # By position: by name a record of many fields takes ten times as long to make, and there are thousands.
+    return [
+        VmaUsage(_vma(head, tails), a.usage, a.thp, a.locked, a.hugetlb, a.private_hugetlb, a.ksm, flags)
+        for head, a, flags in SmapsReader().blocks(data)
+    ]

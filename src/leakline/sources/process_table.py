@@ -6,22 +6,25 @@ What is learned from the first file (where each value stands) is checked on ever
 from __future__ import annotations
 
 import os
-import pwd
+import re
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from leakline.errors import ParseError
+from leakline.errors import ParseError, TargetGone
 from leakline.model.accounting import Coverage, ProcessMemory
 from leakline.model.names import readable
+from leakline.sources.gentle import gentle_mappings
+from leakline.sources.maps import parse_smaps
 from leakline.sources.parsing import text
 from leakline.sources.process_files import parse_stat
+from leakline.sources.procfs import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-    from pathlib import Path
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
+    from leakline.model.vma import VmaUsage
+    from leakline.sources.machine import Machine
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
 _READ = 1 << 16
 # Keys of smaps_rollup that are used; those behind the first eight are younger than the file itself (Linux 4.14).
 _KEYS = (
@@ -72,25 +75,27 @@ class _Rollup:
 
 
 class ProcessTableReader:
-    """Reads all processes below a /proc.
+    """Reads all processes of a machine.
 
     Args:
-        root: the folder.
-        demanded: fields that take another file each: page_tables, vmas, cgroup, container.
+        machine: whose.
+        demanded: fields that take another file each: page_tables, vmas, cgroup, container, started.
+        gentle: look at no page table for longer than a moment: RSS and swap only, no PSS and no USS.
 
     """
 
-    def __init__(self, root: Path, demanded: Collection[str] = ()) -> None:
-        self._root = os.fspath(root)
+    def __init__(self, machine: Machine, demanded: Collection[str] = (), *, gentle: bool = False) -> None:
+        self._machine = machine
         self._demanded = {name: _DEMANDED[name] for name in demanded if name in _DEMANDED}
+        self._boot_time = _boot_time(machine) if "started" in demanded else None
+        self._gentle = gentle
         self._rollup = _Rollup()
-        self._users: dict[int, str] = {}
         self._vanished = self._kernel_threads = self._zombies = self._readable = self._seen = 0
 
     def read(self) -> tuple[list[ProcessMemory], Coverage]:
         """One pass."""
         rows = []
-        proc = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        proc = os.open(self._machine.proc, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for name in os.listdir(proc):
                 if not name.isdigit():
@@ -105,7 +110,7 @@ class ProcessTableReader:
                     continue  # seen, but hidden from us (hidepid)
                 # The descriptor belongs to this process: a later one of the same number answers ESRCH through it.
                 try:
-                    row = self._process(int(name), folder, proc)
+                    row = self._process(int(name), folder)
                 except (FileNotFoundError, ProcessLookupError, ParseError):
                     self._vanished += 1
                     continue
@@ -124,83 +129,104 @@ class ProcessTableReader:
         )
         return rows, coverage
 
-    def _process(self, pid: int, folder: int, proc: int) -> ProcessMemory | None:
-        values: list[int | None] | None = None
+    def read_one(self, pid: int) -> ProcessMemory:
+        """One process.
+
+        Raises:
+            TargetGone: there is none, or it has no memory of its own.
+
+        """
+        with translated(pid, "look at the files"):
+            folder = os.open(self._machine.proc / str(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                row = self._process(pid, folder)
+            finally:
+                os.close(folder)
+        if row is None:
+            raise TargetGone(f"process {pid} has no memory of its own: it has ended, or is a kernel thread")
+        return row
+
+    def _process(self, pid: int, folder: int) -> ProcessMemory | None:
+        values: Sequence[int | None] | None
         try:
-            values = self._rollup.values(_slurp("smaps_rollup", folder))
+            values = self._amounts(folder, "")
         except PermissionError:
-            pass
+            values = None
         except (ProcessLookupError, FileNotFoundError):
-            return self._without_rollup(pid, folder, proc)
+            stat = parse_stat(_slurp("stat", folder))
+            if stat.is_kernel_thread:
+                self._kernel_threads += 1
+                return None
+            if stat.is_zombie:
+                values = self._of_another_thread(pid, folder, stat.threads)
+                if values is None:
+                    self._zombies += 1
+                    return None
+            elif self._machine.live:
+                raise
+            else:
+                values = None  # a capture lacks what could not be read when it was taken
         stat_data = _slurp("stat", folder)
         stat = parse_stat(stat_data)
         cmdline = _slurp("cmdline", folder)
         uid = os.fstat(folder).st_uid
-        if uid == 0:
+        if uid == 0 or not self._machine.live:
             # The folder of a process that may not be dumped belongs to root, whoever runs it.
             uid = _uid(folder, uid)
         self._readable += values is not None
-        vss, rss = _sizes(stat_data)
+        vss, rss = _sizes(stat_data, self._machine.page_size)
         v = values or [None] * len(_KEYS)
         clean, dirty, shared_huge, private_huge = v[2], v[3], v[12], v[13]
+        extra = self._on_demand(folder) if self._demanded else {}
+        started = None if self._boot_time is None else self._boot_time + stat.start_ticks / self._machine.ticks_per_second
+        # By position: by name a record of so many fields takes ten times as long to make.
         return ProcessMemory(
-            pid=pid,
-            ppid=stat.ppid,
-            user=self._user(uid),
-            command=readable(stat.command),
-            cmdline=readable(text(cmdline.rstrip(b"\0").replace(b"\0", b" "))) if cmdline else None,
-            vss=vss,
-            rss=rss if values is None else v[0],
-            pss=v[1],
-            uss=None if clean is None or dirty is None else clean + dirty + (private_huge or 0),
-            swap=v[4],
-            swap_pss=v[5],
-            pss_anon=v[8],
-            pss_file=v[9],
-            pss_shmem=v[10],
-            lazy_free=v[11],
-            thp=v[7],
-            hugetlb=None if shared_huge is None or private_huge is None else shared_huge + private_huge,
-            locked=v[6],
-            ksm=v[14],
-            threads=stat.threads,
-            start_ticks=stat.start_ticks,
-            **(self._on_demand(folder) if self._demanded else {}),
+            *(pid, stat.ppid, self._machine.user(uid), readable(stat.command)),
+            readable(text(cmdline.rstrip(b"\0").replace(b"\0", b" "))) if cmdline else None,
+            vss,
+            rss if values is None else v[0],
+            v[1],
+            None if clean is None or dirty is None else clean + dirty + (private_huge or 0),
+            *(v[4], v[5], v[8], v[9], v[10], v[11], v[7]),
+            None if shared_huge is None or private_huge is None else shared_huge + private_huge,
+            *(v[6], v[14]),
+            stat.threads,
+            stat.start_ticks,
+            started,
+            *(extra.get("page_tables"), extra.get("vmas"), extra.get("cgroup"), extra.get("container")),
         )
 
-    def _without_rollup(self, pid: int, folder: int, proc: int) -> ProcessMemory | None:
-        """A kernel thread and a zombie have no memory: ESRCH. A zombie's other threads may still have it."""
-        stat = parse_stat(_slurp("stat", folder))
-        if stat.is_kernel_thread:
-            self._kernel_threads += 1
-            return None
-        if not stat.is_zombie:
+    def _amounts(self, folder: int, thread: str) -> Sequence[int | None]:
+        """Bytes for each of _KEYS. ESRCH: there is no memory behind it."""
+        if self._gentle:
+            return self._gentle_amounts(folder, thread)
+        try:
+            return self._rollup.values(_slurp(f"{thread}smaps_rollup", folder))
+        except FileNotFoundError:
+            # Before Linux 4.14, and in captures by smemcap.
+            mappings = parse_smaps(_slurp(f"{thread}smaps", folder))
+        if not mappings:
             raise ProcessLookupError
-        for tid in _threads(folder) if stat.threads > 1 else ():
+        return _sums(mappings)
+
+    def _gentle_amounts(self, folder: int, thread: str) -> Sequence[int | None]:
+        rss = swap = thp = 0
+        for mapping in gentle_mappings(folder, thread):
+            rss, swap, thp = rss + mapping.rss, swap + mapping.swap, thp + mapping.thp
+        amounts: list[int | None] = [None] * len(_KEYS)
+        amounts[0], amounts[4], amounts[7] = rss, swap, thp
+        return amounts
+
+    def _of_another_thread(self, pid: int, folder: int, threads: int) -> Sequence[int | None] | None:
+        """The first thread of a process has ended: the others may still have its memory."""
+        for tid in _threads(folder) if threads > 1 else ():
             if int(tid) == pid:
                 continue
             try:
-                living = os.open(tid, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+                return self._amounts(folder, f"task/{tid}/")
             except OSError:
                 continue
-            try:
-                row = self._process(pid, living, proc)
-            except OSError:
-                continue
-            finally:
-                os.close(living)
-            if row is not None:
-                return row
-        self._zombies += 1
         return None
-
-    def _user(self, uid: int) -> str:
-        if uid not in self._users:
-            try:
-                self._users[uid] = readable(pwd.getpwuid(uid).pw_name)
-            except KeyError:
-                self._users[uid] = str(uid)
-        return self._users[uid]
 
     def _on_demand(self, folder: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -221,6 +247,30 @@ class ProcessTableReader:
         return found
 
 
+def _boot_time(machine: Machine) -> int | None:
+    try:
+        lines = (machine.proc / "stat").read_bytes().split(b"\n")
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if re.fullmatch(rb"btime \d+", line)), None)
+
+
+def _sums(mappings: Sequence[VmaUsage]) -> list[int | None]:
+    def total(values: Iterable[int | None]) -> int | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if known else None
+
+    usages = [mapping.usage for mapping in mappings]
+    return [
+        *(total(u.rss for u in usages), total(u.pss for u in usages)),
+        *(total(u.private_clean for u in usages), total(u.private_dirty for u in usages)),
+        *(total(u.swap for u in usages), total(u.swap_pss for u in usages)),
+        *(total(m.locked for m in mappings), total(m.thp for m in mappings), None, None, None, total(u.lazy_free for u in usages)),
+        total(None if m.hugetlb is None else m.hugetlb - (m.private_hugetlb or 0) for m in mappings),
+        *(total(m.private_hugetlb for m in mappings), total(m.ksm for m in mappings)),
+    ]
+
+
 def _threads(folder: int) -> list[str]:
     task = os.open("task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
     try:
@@ -233,7 +283,7 @@ def _slurp(name: str, folder: int) -> bytes:
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     try:
         data = os.read(fd, _READ)
-        if name not in _LONG:
+        if not name.endswith(_LONG):
             return data
         parts = [data]
         while parts[-1]:
@@ -243,7 +293,7 @@ def _slurp(name: str, folder: int) -> bytes:
         os.close(fd)
 
 
-_LONG = frozenset(("maps", "cmdline"))
+_LONG = ("maps", "smaps", "cmdline")
 
 
 def _uid(folder: int, otherwise: int) -> int:
@@ -255,10 +305,10 @@ def _uid(folder: int, otherwise: int) -> int:
     return int(data[at + 5 : data.find(b"\n", at + 1)].split()[1]) if at >= 0 else otherwise
 
 
-def _sizes(stat: bytes) -> tuple[int, int]:
+def _sizes(stat: bytes, page_size: int) -> tuple[int, int]:
     """Virtual size and RSS of /proc/PID/stat (fields 23, in bytes, and 24, in pages)."""
     fields = stat[stat.rindex(b")") + 1 :].split()
-    return int(fields[20]), int(fields[21]) * PAGE
+    return int(fields[20]), int(fields[21]) * page_size
 
 
 def memory_cgroup(data: bytes) -> str | None:

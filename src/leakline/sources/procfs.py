@@ -13,14 +13,14 @@ from leakline.sources.maps import parse_maps, parse_smaps, parse_smaps_rollup
 from leakline.sources.meminfo import parse_amounts, parse_meminfo
 from leakline.sources.parsing import text
 from leakline.sources.process_files import parse_stat, parse_status
-from leakline.sources.system_files import parse_per_cpu_pages, parse_pressure
+from leakline.sources.system_files import parse_per_cpu_pages, parse_pressure, parse_zones
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from leakline.model.accounting import Pressure
     from leakline.model.memory import MemoryUsage, SystemMemory
     from leakline.model.process import ProcessStat, ProcessStatus
+    from leakline.model.system import Pressure, Zone
     from leakline.model.vma import Vma, VmaUsage
 
 
@@ -104,8 +104,9 @@ class ProcFs:
         return parse_maps(self._read(pid, "maps"))
 
     def smaps(self, pid: int) -> list[VmaUsage]:
-        """The mappings with what each holds."""
-        return parse_smaps(self._read(pid, "smaps"))
+        """The mappings with what each holds; those of a thread that lives where the first one has ended."""
+        tid = self.living_thread(pid)
+        return parse_smaps(self._read(pid, "smaps" if tid == pid else f"task/{tid}/smaps"))
 
     def stack_pointers(self, pid: int) -> dict[int, int]:
         """Thread id -> stack pointer, of threads that wait in the kernel (/proc/PID/task/TID/syscall); others are left out."""
@@ -128,6 +129,15 @@ class ProcFs:
     def amounts(self) -> dict[str, int]:
         """Every amount of /proc/meminfo, in bytes."""
         return parse_amounts(self._read_system("meminfo"))
+
+    def zones(self, page_size: int) -> tuple[Zone, ...]:
+        """The zones of /proc/zoneinfo that hold memory.
+
+        Raises:
+            NotPossible: it cannot be read.
+
+        """
+        return parse_zones(self._read_system("zoneinfo"), page_size)
 
     def per_cpu_pages(self) -> int | None:
         """Pages on the CPUs' own free lists, which MemFree leaves out; None where /proc/zoneinfo cannot be read."""
