@@ -44,7 +44,9 @@ test-real: .venv/.developing ## the longer tests on real processes
 
 bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python benchmarks/ps.py
+	$(BIN)/python benchmarks/maps.py
 	$(BIN)/python benchmarks/scan.py
 
 docs: .venv/.installed ## regenerate the JSON schemas

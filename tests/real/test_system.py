@@ -16,8 +16,8 @@ def test_owners_add_up_to_what_the_kernel_says(leakline: Leakline) -> None:
     assert sum(owner["bytes"] for owner in table["owners"]) == total
     owners = {owner["name"]: owner["bytes"] for owner in table["owners"]}
     assert abs(owners["unexplained"]) < total * 0.1
-    assert table["processes_pss"] > 0
-    assert table["coverage"]["readable"] > 0
+    assert table["processes"]["pss"] > 0
+    assert table["processes"]["coverage"]["readable"] > 0
 
 
 def test_the_table(leakline: Leakline) -> None:

@@ -53,9 +53,9 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
 
 def test_help_loads_neither_rich_nor_numpy_nor_a_command() -> None:
     code = (
-        "import sys; sys.argv=['leakline','--help']\n"
-        "from leakline.cli.main import main\n"
-        "try: main()\nexcept SystemExit: pass\n"
+        "import sys\n"
+        "from leakline.cli.main import cli\n"
+        "cli.main(['--help'], prog_name='leakline', standalone_mode=False)\n"
         "heavy = [m for m in sys.modules if m.split('.')[0] in ('rich', 'numpy', 'elftools') or m.startswith('leakline.s')]\n"
         "print(heavy, file=sys.stderr)"
     )

@@ -11,8 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leakline.errors import InvalidRequest, LeaklineError, ParseError
-from leakline.session.accounting import process_table, read_mappings, read_processes, read_system
-from leakline.sources.machine import DESCRIPTION, Machine, opened
+from leakline.session.machine_memory import read_system
+from leakline.session.mappings import read_mappings
+from leakline.session.processes import process_table, read_processes
+from leakline.sources.captured import DESCRIPTION, opened
+from leakline.sources.machine import Machine
 from tests.unit.test_maps import ROLLUP
 
 MEMINFO = b"MemTotal: 1000 kB\nMemFree: 400 kB\n"

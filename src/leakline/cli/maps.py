@@ -39,7 +39,7 @@ def command(pid: int, by: str | None, within: str | None, picture: bool, before:
 
     from leakline.analysis import accounting
     from leakline.model.mappings import VmaMemory, VmaTotals
-    from leakline.session.accounting import read_mappings
+    from leakline.session.mappings import read_mappings
 
     if picture and (by or within or before or not out.to_people):
         raise click.UsageError("--picture draws the whole address space, in the terminal or as text")

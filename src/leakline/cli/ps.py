@@ -58,7 +58,7 @@ def command(
     from leakline.analysis import accounting
     from leakline.errors import TargetGone
     from leakline.model.accounting import Group, GroupTable, ProcessMemory
-    from leakline.session.accounting import process_table, read_processes
+    from leakline.session.processes import process_table, read_processes
 
     wanted = {*out.column_names(), out.sort, *(["cgroup"] if cgroup or by == "cgroup" else [])}
     if out.form != "table" and out.columns is None:
@@ -101,7 +101,7 @@ def _group_label(group: Group) -> str:
 def _mappings(mapping: str | None, out: TableOutput) -> int:
     from leakline.analysis import accounting
     from leakline.model.accounting import Group, GroupTable
-    from leakline.session.accounting import read_mapping_groups
+    from leakline.session.processes import read_mapping_groups
 
     groups, coverage = read_mapping_groups(out.machine)
     if mapping is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from leakline.model.system import SystemTable
-    from leakline.session.accounting import Part
+    from leakline.session.machine_memory import Part
 
 _TABLES = ("owner", "cgroup", "shmem", "numa", "zone")
 
@@ -68,7 +68,7 @@ def command(by: str, processes: bool, out: TableOutput) -> int:
     import msgspec
 
     from leakline.analysis import accounting
-    from leakline.session.accounting import read_system
+    from leakline.session.machine_memory import read_system
 
     shown = _SHOWN[by]
     parts: list[Part] = [*(["processes"] if processes else []), *([shown.part] if shown.part else [])]  # type: ignore[list-item]

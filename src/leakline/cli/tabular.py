@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -165,6 +164,8 @@ class TableOutput:
         title = click.get_current_context().command_path
         drawn = charts.make_chart(title, measures, values, most)
         if self._picture is None:
+            import shutil
+
             width = min(shutil.get_terminal_size().columns, 120)
             self.show(charts.bar_lines(drawn, width) if chart == "bar" else charts.pie_lines(drawn, width))
             return
@@ -214,7 +215,11 @@ def root_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def machine_of(root: Path | None) -> Machine:
     """The machine that --root names, until the command ends."""
-    from leakline.sources.machine import opened
+    from leakline.sources.machine import Machine
+
+    if root is None:
+        return Machine()
+    from leakline.sources.captured import opened
 
     return click.get_current_context().with_resource(opened(root))
 

@@ -34,13 +34,13 @@ Line = tuple[str, str] | list[tuple[str, str]]
 
 def write_lines(lines: Iterable[Line], stream: IO[str], color: Color) -> None:
     """Write lines with their styles. Long ones are left to the terminal: what is cut cannot be searched for."""
-    spans = ([line] if isinstance(line, tuple) else line for line in lines)
     if not wants_color(stream, color):
-        stream.write("".join("".join(text for text, _ in line).rstrip(" ") + "\n" for line in spans))
+        plain = [line[0] if isinstance(line, tuple) else "".join(text for text, _ in line).rstrip(" ") for line in lines]
+        stream.write("\n".join([*plain, ""]))
         return
     from rich.console import Console
     from rich.text import Text
 
     console = Console(file=stream, force_terminal=True, highlight=False, soft_wrap=True)
-    for line in spans:
+    for line in ([line] if isinstance(line, tuple) else line for line in lines):
         console.print(Text.assemble(*((text, style if style.startswith("#") else _STYLES.get(style, "")) for text, style in line)))

@@ -106,14 +106,17 @@ def table_lines(
         foot = [] if total is None else [shown(getattr(total, column)) if column in have else ""]
         cells = [heads[number], *cells, *foot]
         width = max(map(len, cells))
-        place = str.ljust if units[column] == "text" else str.rjust
-        laid_out.append([place(cell, width) for cell in cells])
-    lines = [line.rstrip() for line in map("  ".join, zip(*laid_out, strict=True))]
+        if units[column] != "text":
+            cells = [cell.rjust(width) for cell in cells]
+        elif number < len(columns) - 1:
+            cells = [cell.ljust(width) for cell in cells]
+        laid_out.append(cells)
+    lines = list(map("  ".join, zip(*laid_out, strict=True)))
     yield lines[0], "headline"
     yield from ((line, "") for line in lines[1 : len(rows) + 1])
     if total is not None:
         yield "─" * max(len(lines[0]), 20), "dim"
-        yield lines[-1], "headline"
+        yield lines[-1].rstrip(), "headline"
 
 
 def as_rows(rows: Sequence[msgspec.Struct], columns: Sequence[str]) -> list[dict[str, Any]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from leakline.errors import TargetGone
-from leakline.session.accounting import process_table, read_mappings, read_process, read_processes, read_system
 from leakline.session.diagnosing import Diagnosis
 from leakline.session.interruption import Interruption
 from leakline.session.looking import look
+from leakline.session.machine_memory import read_system
+from leakline.session.mappings import read_mappings
+from leakline.session.processes import process_table, read_process, read_processes
 from leakline.sources.machine import Machine
 from leakline.sources.procfs import ProcFs
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from leakline.model.finding import Report
     from leakline.model.mappings import VmaMemory
     from leakline.model.system import SystemTable
-    from leakline.session.accounting import Part
+    from leakline.session.machine_memory import Part
 
 
 def _silent(_text: str) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from leakline.errors import InvalidRequest
-from leakline.session.accounting import SHMEM_FILES
+from leakline.session.machine_memory import SHMEM_FILES
 from leakline.sources.capture import Capture
-from leakline.sources.machine import DESCRIPTION, Machine, SnapshotDescription
+from leakline.sources.captured import DESCRIPTION, SnapshotDescription
+from leakline.sources.machine import Machine
 from leakline.sources.shmem_files import read_shmem_files
 
 if TYPE_CHECKING:

@@ -64,8 +64,13 @@ def _ancestry(procfs: ProcFs) -> set[int]:
     return found
 
 
-def require_readable(procfs: ProcFs, pid: int, *, live: bool = True) -> None:
+def require_readable(procfs: ProcFs, pid: int, *, probe: bool = True) -> None:
     """Check that it is a process with memory, and that we may read it.
+
+    Args:
+        procfs: where.
+        pid: which.
+        probe: read its sums to see whether we may; without, the next read of its memory will tell.
 
     Raises:
         TargetGone: there is none, or it has ended (a zombie).
@@ -87,7 +92,7 @@ def require_readable(procfs: ProcFs, pid: int, *, live: bool = True) -> None:
             f"process {pid} ({stat.command}) is a zombie: it has ended, and its memory is free",
             hint=f"Its parent, process {stat.ppid}, has not asked for its exit status yet.",
         )
-    if not live:
+    if not probe:
         return
     try:
         procfs.usage(pid)

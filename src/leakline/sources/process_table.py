@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any
 from leakline.errors import ParseError, TargetGone
 from leakline.model.accounting import Coverage, ProcessMemory
 from leakline.model.names import readable
-from leakline.sources.gentle import gentle_mappings
 from leakline.sources.maps import parse_smaps
 from leakline.sources.parsing import text
 from leakline.sources.process_files import parse_stat
-from leakline.sources.procfs import translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -136,6 +134,8 @@ class ProcessTableReader:
             TargetGone: there is none, or it has no memory of its own.
 
         """
+        from leakline.sources.procfs import translated
+
         with translated(pid, "look at the files"):
             folder = os.open(self._machine.proc / str(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -148,6 +148,7 @@ class ProcessTableReader:
 
     def _process(self, pid: int, folder: int) -> ProcessMemory | None:
         values: Sequence[int | None] | None
+        thread = ""
         try:
             values = self._amounts(folder, "")
         except PermissionError:
@@ -158,30 +159,29 @@ class ProcessTableReader:
                 self._kernel_threads += 1
                 return None
             if stat.is_zombie:
-                values = self._of_another_thread(pid, folder, stat.threads)
-                if values is None:
+                found = self._of_another_thread(pid, folder, stat.threads)
+                if found is None:
                     self._zombies += 1
                     return None
+                thread, values = found
             elif self._machine.live:
                 raise
             else:
                 values = None  # a capture lacks what could not be read when it was taken
         stat_data = _slurp("stat", folder)
         stat = parse_stat(stat_data)
-        cmdline = _slurp("cmdline", folder)
-        uid = os.fstat(folder).st_uid
-        if uid == 0 or not self._machine.live:
-            # The folder of a process that may not be dumped belongs to root, whoever runs it.
-            uid = _uid(folder, uid)
+        cmdline = _slurp(f"{thread}cmdline", folder)
+        # The folder belongs to the effective user, whether the process may be dumped or not (fs/proc/base.c, task_dump_owner()).
+        uid = os.fstat(folder).st_uid if self._machine.live else _uid(folder)
         self._readable += values is not None
-        vss, rss = _sizes(stat_data, self._machine.page_size)
+        vss, rss = _sizes(_slurp(f"{thread}stat", folder) if thread else stat_data, self._machine.page_size)
         v = values or [None] * len(_KEYS)
         clean, dirty, shared_huge, private_huge = v[2], v[3], v[12], v[13]
         extra = self._on_demand(folder) if self._demanded else {}
         started = None if self._boot_time is None else self._boot_time + stat.start_ticks / self._machine.ticks_per_second
         # By position: by name a record of so many fields takes ten times as long to make.
         return ProcessMemory(
-            *(pid, stat.ppid, self._machine.user(uid), readable(stat.command)),
+            *(pid, stat.ppid, None if uid is None else self._machine.user(uid), readable(stat.command)),
             readable(text(cmdline.rstrip(b"\0").replace(b"\0", b" "))) if cmdline else None,
             vss,
             rss if values is None else v[0],
@@ -210,6 +210,8 @@ class ProcessTableReader:
         return _sums(mappings)
 
     def _gentle_amounts(self, folder: int, thread: str) -> Sequence[int | None]:
+        from leakline.sources.gentle import gentle_mappings
+
         rss = swap = thp = 0
         for mapping in gentle_mappings(folder, thread):
             rss, swap, thp = rss + mapping.rss, swap + mapping.swap, thp + mapping.thp
@@ -217,13 +219,13 @@ class ProcessTableReader:
         amounts[0], amounts[4], amounts[7] = rss, swap, thp
         return amounts
 
-    def _of_another_thread(self, pid: int, folder: int, threads: int) -> Sequence[int | None] | None:
-        """The first thread of a process has ended: the others may still have its memory."""
+    def _of_another_thread(self, pid: int, folder: int, threads: int) -> tuple[str, Sequence[int | None]] | None:
+        """The first thread of a process has ended: the others may still have its memory. The folder of one that has, and amounts."""
         for tid in _threads(folder) if threads > 1 else ():
             if int(tid) == pid:
                 continue
             try:
-                return self._amounts(folder, f"task/{tid}/")
+                return f"task/{tid}/", self._amounts(folder, f"task/{tid}/")
             except OSError:
                 continue
         return None
@@ -283,7 +285,8 @@ def _slurp(name: str, folder: int) -> bytes:
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     try:
         data = os.read(fd, _READ)
-        if not name.endswith(_LONG):
+        # What seq_file writes may come in parts of any length; a command line comes whole, or fills the buffer.
+        if not name.endswith(_LONG) and len(data) < _READ:
             return data
         parts = [data]
         while parts[-1]:
@@ -293,16 +296,17 @@ def _slurp(name: str, folder: int) -> bytes:
         os.close(fd)
 
 
-_LONG = ("maps", "smaps", "cmdline")
+_LONG = ("maps", "smaps")
 
 
-def _uid(folder: int, otherwise: int) -> int:
+def _uid(folder: int) -> int | None:
+    """The effective user, where the folder is a copy."""
     try:
         data = _slurp("status", folder)
     except OSError:
-        return otherwise
-    at = data.find(b"\nUid:")
-    return int(data[at + 5 : data.find(b"\n", at + 1)].split()[1]) if at >= 0 else otherwise
+        return None
+    match = re.search(rb"^Uid:\s+\d+\s+(\d+)", data, re.MULTILINE)
+    return None if match is None else int(match[1])
 
 
 def _sizes(stat: bytes, page_size: int) -> tuple[int, int]:
