@@ -16,11 +16,30 @@ _T95: tuple[float, ...] = (
 
 def describe_growth(samples: Sequence[UsageSample]) -> Growth | None:
     """Least squares over time; None for fewer than three samples, through which any line would do."""
-    count = len(samples)
+    line = line_through([((s.time_ns - samples[0].time_ns) / 1e9, float(s.held)) for s in samples])
+    if line is None:
+        return None
+    rate, interval = line
+    return Growth(
+        samples=len(samples),
+        duration_ns=samples[-1].time_ns - samples[0].time_ns,
+        increase=samples[-1].held - samples[0].held,
+        rate=rate,
+        rate_interval=interval,
+    )
+
+
+def line_through(points: Sequence[tuple[float, float]]) -> tuple[float, tuple[float, float]] | None:
+    """Slope of least squares, and its 90 % interval from the residuals alone; None for fewer than three points or one moment.
+
+    Args:
+        points: time and value.
+
+    """
+    count = len(points)
     if count < 3:
         return None
-    times = [(s.time_ns - samples[0].time_ns) / 1e9 for s in samples]
-    values = [float(s.held) for s in samples]
+    times, values = [time - points[0][0] for time, _ in points], [value for _, value in points]
     mean_time, mean_value = sum(times) / count, sum(values) / count
     spread = sum((t - mean_time) ** 2 for t in times)
     if not spread:
@@ -30,13 +49,7 @@ def describe_growth(samples: Sequence[UsageSample]) -> Growth | None:
     freedom = count - 2
     t_value = _T95[freedom - 1] if freedom <= len(_T95) else 1.645
     half = t_value * (residual / freedom / spread) ** 0.5
-    return Growth(
-        samples=count,
-        duration_ns=samples[-1].time_ns - samples[0].time_ns,
-        increase=samples[-1].held - samples[0].held,
-        rate=rate,
-        rate_interval=(rate - half, rate + half),
-    )
+    return rate, (rate - half, rate + half)
 
 
 def growing_mappings(before: Sequence[VmaUsage], after: Sequence[VmaUsage]) -> list[VmaGrowth]:

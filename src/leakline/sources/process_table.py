@@ -220,7 +220,7 @@ class ProcessTableReader:
         return amounts
 
     def _of_another_thread(self, pid: int, folder: int, threads: int) -> tuple[str, Sequence[int | None]] | None:
-        """The first thread of a process has ended: the others may still have its memory. The folder of one that has, and amounts."""
+        """Where the first thread has ended, the others may still have the memory: the folder of one that has, and amounts."""
         for tid in _threads(folder) if threads > 1 else ():
             if int(tid) == pid:
                 continue

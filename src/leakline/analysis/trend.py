@@ -1,0 +1,258 @@
+"""The judgement of a series: how probable sustained growth is, how fast it is, and what else would explain it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple, get_args
+
+import numpy as np
+
+from leakline.analysis.floors import PAGE, Floats, block_count, filled, floors_of, periods, quanta, trimmed_blocks
+from leakline.analysis.growth import line_through
+from leakline.analysis.shapes import DECLINING, PRIOR, fit_shapes
+from leakline.model.trend import Gate, Series, SeriesTrend, Verdict
+
+GROWING, LEAK, UNDECIDED = 0.5, 0.95, 0.2
+_LEAST_FOR_VERDICT, _LEAST_FOR_LEAK, _LEAST_OF_EPOCH = 5, 30, 8
+_LEAST_PAGES = 3
+_LEAST_CYCLES = 3
+_MOST_GRID = 20_000
+_MOST_INCREMENTS = 8
+_NORMAL_95 = 1.645
+_VERDICTS: dict[str, Verdict] = {
+    "flat": "STABLE",
+    "one step": "STEP",
+    "two steps": "STEP",
+    "settling": "SETTLING",
+    "settling and step": "SETTLING",
+    "logarithm": "SETTLING",
+    "ramp, then flat": "PLATEAU",
+    "wave": "PERIODIC",
+    "wave of two harmonics": "PERIODIC",
+    DECLINING: "DECLINING",
+}
+
+
+class Settings(NamedTuple):
+    """What the person asks for."""
+
+    warm_up: float = 3600.0
+    """Seconds after its start in which growth is no leak yet."""
+    horizon: float = 86400.0
+    """Seconds: a limit that is reached within them is a risk."""
+
+
+class _Part(NamedTuple):
+    """The samples of one epoch, on a grid of equal steps."""
+
+    series: int
+    values: Floats
+    step: float
+    samples: int
+
+
+class _Fit(NamedTuple):
+    probability: float
+    growth: float
+    """Bytes per second."""
+    deviation: float
+    alternative: str
+    floor: float
+    """Bytes, at the end."""
+    cycle: float
+    """Seconds; 0 for none."""
+    seconds: float
+
+
+def judge(series: Sequence[Series], settings: Settings = Settings()) -> list[SeriesTrend]:  # noqa: B008  an immutable tuple
+    """The judgement of each series; many of one length are judged together.
+
+    Args:
+        series: what was measured.
+        settings: warm-up and horizon.
+
+    """
+    parts = [part for number, one in enumerate(series) for part in _parts(number, one)]
+    now = _fits(parts)
+    # LEAK takes two looks at least a tenth of the samples apart.
+    certain = {n for n, fits in now.items() if _joined(fits).probability >= LEAK}
+    earlier = _fits([_shortened(part) for part in parts if part.series in certain])
+    return [_judged(one, now.get(n, []), earlier.get(n, []), settings) for n, one in enumerate(series)]
+
+
+def _parts(number: int, series: Series) -> list[_Part]:
+    """The epochs of a series that have samples enough."""
+    times, values = np.asarray(series.times, float), np.asarray(series.values, float)
+    known = np.isfinite(values) & np.isfinite(times)
+    if known.sum() < _LEAST_FOR_VERDICT:
+        return []
+    epochs = np.zeros(len(times), int) if series.epochs is None else np.asarray(series.epochs)
+    least = min(_LEAST_OF_EPOCH, int(known.sum()))
+    found = []
+    for epoch in np.unique(epochs):
+        chosen = epochs == epoch
+        if (known & chosen).sum() >= max(least, 4):
+            found.append(_gridded(number, times[chosen], np.where(known[chosen], values[chosen], np.nan)))
+    return found
+
+
+def _gridded(number: int, times: Floats, values: Floats) -> _Part:
+    """Samples where they belong in time: what was missed is missing, not closer together."""
+    order = np.argsort(times, kind="stable")
+    times, values = times[order], values[order]
+    samples = int(np.isfinite(values).sum())
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    if not steps.size:
+        return _Part(number, values, 1.0, samples)
+    step = float(np.median(steps))
+    if np.ptp(steps) <= 0.5 * step and len(steps) == len(times) - 1:
+        return _Part(number, values, float(times[-1] - times[0]) / (len(times) - 1), samples)
+    span = float(times[-1] - times[0])
+    step = max(step, span / _MOST_GRID)
+    places = np.rint((times - times[0]) / step).astype(int)
+    grid = np.full(places[-1] + 1, np.nan)
+    there = np.isfinite(values)
+    grid[places[there]] = values[there]
+    return _Part(number, grid, step, samples)
+
+
+def _shortened(part: _Part) -> _Part:
+    kept = len(part.values) - max(1, math.ceil(len(part.values) / 10))
+    return part._replace(values=part.values[:kept])
+
+
+def _fits(parts: Sequence[_Part]) -> dict[int, list[_Fit]]:
+    """The fits of each series' epochs, by its number."""
+    lengths: dict[int, list[_Part]] = defaultdict(list)
+    for part in parts:
+        if np.isfinite(part.values).sum() >= 4:
+            lengths[len(part.values)].append(part)
+    found: dict[int, list[_Fit]] = defaultdict(list)
+    for length, alike in lengths.items():
+        for first in range(0, len(alike), 2048):
+            batch = alike[first : first + 2048]
+            values = np.stack([part.values for part in batch])
+            cycles = periods(filled(values))
+            floors = floors_of(values, cycles)
+            fits = fit_shapes(floors, quanta(values), PRIOR)
+            blocks = block_count(length)
+            kept = blocks / (blocks + trimmed_blocks(blocks))
+            for row, part in enumerate(batch):
+                seconds = part.step * length
+                per_second = 1 / (seconds * kept)
+                found[part.series].append(
+                    _Fit(
+                        float(fits.probability[row]),
+                        float(fits.growth[row]) * per_second,
+                        float(fits.growth_deviation[row]) * per_second,
+                        str(fits.alternative[row]),
+                        float(floors[row, -1]),
+                        float(cycles[row]) * part.step,
+                        seconds,
+                    )
+                )
+    return found
+
+
+def _joined(fits: Sequence[_Fit]) -> _Fit:
+    """One fit of several epochs: their evidence adds up, the rate is that of the longest."""
+    prior = math.log(PRIOR / (1 - PRIOR))
+    odds = prior
+    for fit in fits:
+        p = min(max(fit.probability, 1e-12), 1 - 1e-12)
+        odds += math.log(p / (1 - p)) - prior
+    longest = max(fits, key=lambda fit: fit.seconds)
+    return longest._replace(probability=1 / (1 + math.exp(-max(min(odds, 700), -700))))
+
+
+def _judged(series: Series, fits: Sequence[_Fit], earlier: Sequence[_Fit], settings: Settings) -> SeriesTrend:
+    known = [(t, v) for t, v in zip(series.times, series.values, strict=True) if math.isfinite(v) and math.isfinite(t)]
+    if len(known) < _LEAST_FOR_VERDICT or not fits:
+        return _insufficient(series, known)
+    fit = _joined(fits)
+    duration = known[-1][0] - known[0][0]
+    gates: tuple[Gate, ...] = ()
+    if fit.probability < UNDECIDED:
+        verdict = _VERDICTS[fit.alternative]
+    elif fit.probability < GROWING:
+        verdict = "UNDECIDED"
+    else:
+        gates = _gates(series, fit, earlier, len(known), duration, settings)
+        verdict = "GROWING" if gates else "LEAK"
+    interval = (fit.growth - _NORMAL_95 * fit.deviation, fit.growth + _NORMAL_95 * fit.deviation)
+    grows = fit.probability >= UNDECIDED
+    rate, bounds = (fit.growth, interval) if grows else _recent(known)
+    eta, soon = _until(series.limit, known[-1][1], rate, bounds)
+    return SeriesTrend(
+        name=series.name,
+        samples=len(known),
+        duration_seconds=duration,
+        increase=round(known[-1][1] - known[0][1]),
+        increments=(),
+        verdict=verdict,
+        probability=fit.probability,
+        rate_bytes_per_second=fit.growth if grows else None,
+        rate_interval=interval if grows else None,
+        alternative=fit.alternative,
+        at_risk=soon is not None and soon <= settings.horizon,
+        limit=series.limit,
+        limit_eta_seconds=eta,
+        gates=gates,
+    )
+
+
+def _gates(
+    series: Series, fit: _Fit, earlier: Sequence[_Fit], samples: int, duration: float, settings: Settings
+) -> tuple[Gate, ...]:
+    age = duration if series.age is None else max(duration, series.age)
+    unmet: dict[Gate, bool] = {
+        "samples": samples < _LEAST_FOR_LEAK,
+        "growth": fit.growth * fit.seconds <= _LEAST_PAGES * PAGE,
+        "confidence": fit.probability < LEAK,
+        "two looks": fit.probability >= LEAK and (not earlier or _joined(earlier).probability < LEAK),
+        "warm-up": age < settings.warm_up,
+        "cycles": fit.cycle > 0 and fit.seconds < _LEAST_CYCLES * fit.cycle,
+        "reclaimable": series.reclaimable,
+    }
+    return tuple(gate for gate in get_args(Gate) if unmet[gate])
+
+
+def _recent(known: Sequence[tuple[float, float]]) -> tuple[float, tuple[float, float]]:
+    """The slope of the last third: what still fills may reach a limit too."""
+    line = line_through(known[-max(len(known) // 3, _LEAST_FOR_VERDICT) :])
+    return (0.0, (0.0, 0.0)) if line is None else line
+
+
+def _until(limit: int | None, held: float, rate: float, interval: tuple[float, float]) -> tuple[float | None, float | None]:
+    """Seconds until the limit is reached: at the rate, and at the upper end of its interval; None where it may not rise at all."""
+    if limit is None:
+        return None, None
+    room = max(0.0, limit - held)
+    if interval[0] <= 0 or rate <= 0:
+        return None, None
+    return room / rate, room / interval[1]
+
+
+def _insufficient(series: Series, known: Sequence[tuple[float, float]]) -> SeriesTrend:
+    line = line_through(known)
+    values = [value for _, value in known]
+    return SeriesTrend(
+        name=series.name,
+        samples=len(known),
+        duration_seconds=known[-1][0] - known[0][0] if known else 0.0,
+        increase=round(values[-1] - values[0]) if known else None,
+        increments=tuple(round(b - a) for a, b in pairwise(values)) if len(values) <= _MOST_INCREMENTS else (),
+        verdict="INSUFFICIENT",
+        probability=None,
+        rate_bytes_per_second=None if line is None else line[0],
+        rate_interval=None if line is None else line[1],
+        alternative=None,
+        at_risk=False,
+        limit=series.limit,
+        limit_eta_seconds=None,
+        gates=("samples",),
+    )

@@ -1,0 +1,83 @@
+"""`leakline trend`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from leakline.cli.options import Duration, Size, closed_pipe_allowed
+from leakline.errors import InvalidRequest
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "kB", "MB", "GB", "pages")
+
+
+@click.command("trend")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True), metavar="FILE...")
+@click.option("--time", "time_column", metavar="COLUMN", help="Seconds, or times as 2026-11-22T17:42:52.")
+@click.option("--value", "value_column", metavar="COLUMN", help="The memory.")
+@click.option("--by", "by_column", metavar="COLUMN", help="A series for each value of this column.")
+@click.option(
+    "--epoch", "epoch_column", metavar="COLUMN", help="What changes when a process was started anew; else `pid`, if there is one."
+)
+@click.option("--unit", type=click.Choice(_UNITS), help="What the values count; else as the column's name ends, or bytes.")
+@click.option("--limit", type=Size(), metavar="SIZE", help="What it may reach at most: shows when it will.")
+@click.option("--warm-up", type=Duration(), default="1h", show_default=True, help="No LEAK is called in this time after the start.")
+@click.option("--horizon", type=Duration(), default="1d", show_default=True, help="A limit that is reached within it is a risk.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: schema leakline.trend/1.")
+@click.option("--fail-on", type=click.Choice(["growing", "leak"]), help="Exit with 1 if a series is judged so, or worse.")
+@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colours.")
+def command(files: tuple[Path, ...], **options: object) -> int:
+    """Judge whether series of memory grow without end.
+
+    Series come from CSV, JSON lines, pidstat -r, sar -r, psrecord --log or Prometheus range answers; `-` is stdin. The verdicts:
+    STABLE, SETTLING, PLATEAU, STEP, PERIODIC and DECLINING need no fix; UNDECIDED needs more samples; GROWING names what keeps it
+    from LEAK.
+    """
+    return _trend(files, **options)  # type: ignore[arg-type]
+
+
+def _trend(
+    files: tuple[Path, ...],
+    *,
+    time_column: str | None,
+    value_column: str | None,
+    by_column: str | None,
+    epoch_column: str | None,
+    unit: str | None,
+    limit: int | None,
+    warm_up: float,
+    horizon: float,
+    as_json: bool,
+    fail_on: str | None,
+    color: str,
+) -> int:
+    from leakline.analysis.trend import Settings, judge
+    from leakline.model.trend import TrendReport
+    from leakline.present.json import to_json
+    from leakline.present.screen import write_lines
+    from leakline.present.trends import describe_trends
+    from leakline.sources.series_files import UNITS, Columns, parse_series
+
+    columns = Columns(time_column, value_column, by_column, epoch_column, None if unit is None else UNITS[unit])
+    series = []
+    for path in files:
+        name = "-" if str(path) == "-" else path.name
+        series += parse_series(_bytes(path), name, columns, limit)
+    trends = judge(series, Settings(warm_up, horizon))
+    with closed_pipe_allowed():
+        if as_json:
+            sys.stdout.write(to_json(TrendReport(series=tuple(trends))))
+        else:
+            write_lines(describe_trends(trends), sys.stdout, color)  # type: ignore[arg-type]
+        sys.stdout.flush()
+    worse = {"growing": ("GROWING", "LEAK"), "leak": ("LEAK",)}.get(fail_on or "", ())
+    return int(any(trend.verdict in worse for trend in trends))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"cannot read {path}: {error.strerror}", hint="`-` reads stdin.") from error
