@@ -12,7 +12,7 @@ import msgspec
 from leakline.model import columns
 
 
-class ProcessMemory(msgspec.Struct, frozen=True):
+class ProcessMemory(msgspec.Struct, frozen=True, gc=False):
     """What one process holds. None is unknown: it may not be read, or this kernel does not tell."""
 
     pid: Annotated[int, columns.count("process id")]

@@ -33,7 +33,7 @@ VmaKind = Literal[
 ]
 
 
-class VmaMemory(msgspec.Struct, frozen=True):
+class VmaMemory(msgspec.Struct, frozen=True, gc=False):
     """One mapping, what it is, and what it holds."""
 
     start: Annotated[int, columns.address("first address")]

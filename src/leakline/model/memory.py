@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class MemoryUsage(msgspec.Struct, frozen=True):
+class MemoryUsage(msgspec.Struct, frozen=True, gc=False):
     """What a process, or one of its mappings, holds: the sums of /proc/PID/smaps_rollup (Linux 4.14) or smaps."""
 
     rss: int

@@ -7,7 +7,7 @@ import msgspec
 from leakline.model.memory import MemoryUsage
 
 
-class Vma(msgspec.Struct, frozen=True):
+class Vma(msgspec.Struct, frozen=True, gc=False):
     """One mapping, as in /proc/PID/maps: [start, end)."""
 
     start: int
@@ -44,7 +44,7 @@ class Vma(msgspec.Struct, frozen=True):
         return isinstance(address, int) and self.start <= address < self.end
 
 
-class VmaUsage(msgspec.Struct, frozen=True):
+class VmaUsage(msgspec.Struct, frozen=True, gc=False):
     """A mapping and what it holds, as in /proc/PID/smaps."""
 
     vma: Vma

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from functools import lru_cache
 
 from leakline.model.stack import Frame, SourceLocation
@@ -64,6 +63,8 @@ def duration(nanoseconds: int) -> str:
 
 def clock_time(seconds: float) -> str:
     """A point in time since 1970, in this machine's zone: `2026-11-22 17:42:52`."""
+    from datetime import datetime
+
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 

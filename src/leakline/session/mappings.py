@@ -12,7 +12,7 @@ from leakline.model.mappings import VmaTable
 from leakline.model.names import readable
 from leakline.session.targets import require_readable
 from leakline.sources.procfs import ProcFs
-from leakline.sources.remote_memory import resident_bytes
+from leakline.sources.residency import resident_bytes
 
 if TYPE_CHECKING:
     from leakline.sources.machine import Machine

@@ -71,7 +71,7 @@ class _Lines(dict[bytes, tuple[bytes, int]]):
         return pair
 
 
-class SmapsAmounts(msgspec.Struct, frozen=True, eq=False):
+class SmapsAmounts(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What the lines below a mapping's first one say, in bytes; None where this kernel does not. Equal lines share one object."""
 
     usage: MemoryUsage

@@ -13,7 +13,6 @@ from leakline.sources.maps import parse_maps, parse_smaps, parse_smaps_rollup
 from leakline.sources.meminfo import parse_amounts, parse_meminfo
 from leakline.sources.parsing import text
 from leakline.sources.process_files import parse_stat, parse_status
-from leakline.sources.system_files import parse_per_cpu_pages, parse_pressure, parse_zones
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,10 +136,14 @@ class ProcFs:
             NotPossible: it cannot be read.
 
         """
+        from leakline.sources.system_files import parse_zones
+
         return parse_zones(self._read_system("zoneinfo"), page_size)
 
     def per_cpu_pages(self) -> int | None:
         """Pages on the CPUs' own free lists, which MemFree leaves out; None where /proc/zoneinfo cannot be read."""
+        from leakline.sources.system_files import parse_per_cpu_pages
+
         try:
             return parse_per_cpu_pages(self._read_system("zoneinfo"))
         except NotPossible:
@@ -148,6 +151,8 @@ class ProcFs:
 
     def pressure(self) -> tuple[Pressure, ...]:
         """Memory pressure; empty where the kernel does not tell (CONFIG_PSI)."""
+        from leakline.sources.system_files import parse_pressure
+
         try:
             return parse_pressure(self._read_system("pressure/memory"))
         except NotPossible:

@@ -279,32 +279,6 @@ class RemoteMemory:
             self._memory = None
 
 
-def resident_bytes(root: Path, pid: int, addresses: Iterable[int], size: int) -> dict[int, bytes]:
-    """What stands at these addresses, where it is in memory: a read must not bring pages in. None crosses a page.
-
-    Raises:
-        TargetGone: the process is gone.
-        PermissionNeeded: it belongs to somebody else.
-
-    """
-    found = {}
-    with translated(pid, "read memory"):
-        pagemap = os.open(root / str(pid) / "pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            memory = os.open(root / str(pid) / "mem", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                for address in addresses:
-                    entry = os.pread(pagemap, 8, address // PAGE * 8)
-                    if len(entry) == 8 and entry[7] & 0x80:
-                        with suppress(OSError):
-                            found[address] = os.pread(memory, size, address)
-            finally:
-                os.close(memory)
-        finally:
-            os.close(pagemap)
-    return found
-
-
 def shmem_size(vmas: Iterable[Vma]) -> int:
     """How much shared memory a copy may have to take at most, up to a limit."""
     return min(sum(vma.size for vma in vmas if is_shmem(vma)), _MOST_SHMEM)
