@@ -27,7 +27,9 @@ def made(leaks: bool, rng: np.random.Generator) -> np.ndarray:
     base = rng.uniform(20, 500)
     if leaks:
         jumps = np.cumsum(rng.exponential(1, SAMPLES) * (rng.uniform(size=SAMPLES) < 0.2))
-        values = base + rng.uniform(5, 40) * jumps / jumps[-1] + rng.uniform(0, 2) * np.sin(2 * np.pi * (5 * x + rng.uniform())) + noise
+        values = (
+            base + rng.uniform(5, 40) * jumps / jumps[-1] + rng.uniform(0, 2) * np.sin(2 * np.pi * (5 * x + rng.uniform())) + noise
+        )
     else:
         filling = 1 - (1 + x / rng.uniform(0.02, 0.15)) ** -2
         swing = rng.uniform(0, 3) * np.abs(((x * rng.uniform(4, 30)) % 1) - 0.5)
@@ -48,7 +50,9 @@ def main(folder: str | None) -> None:
     says = [trend.verdict in ("GROWING", "LEAK") for trend in trends]
     right = sum(s and t for s, t in zip(says, truth, strict=True))
     false = sum(s and not t for s, t in zip(says, truth, strict=True))
-    print(f"made series: recall {right / sum(truth):.3f}, {1000 * false / (COUNT - sum(truth)):.1f} false alarms in 1,000 clean ones")
+    print(
+        f"made series: recall {right / sum(truth):.3f}, {1000 * false / (COUNT - sum(truth)):.1f} false alarms in 1,000 clean ones"
+    )
     if folder is not None:
         score(Path(folder))
 

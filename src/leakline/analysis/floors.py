@@ -14,6 +14,8 @@ Ints = NDArray[np.int64]
 PAGE = 4096.0
 _QUANTILE = 0.25  # a pure minimum breaks on single dips
 _LEAST_CYCLES = 3
+# A quantum q leaves a deviation of q / sqrt(12); the median of |second differences| of white noise is 0.6745 * sqrt(6) deviations.
+_NOISE_TO_QUANTUM = 12**0.5 / (0.6745 * 6**0.5)
 
 
 def block_count(samples: int) -> int:
@@ -87,7 +89,7 @@ def floors_of(values: Floats, cycles: Ints) -> Floats:
     trim = trimmed_blocks(blocks)
     total = blocks + trim
     known = values
-    masked = (cycles > 0) & (n / np.maximum(cycles, 1) >= _LEAST_CYCLES)
+    masked = _masked(cycles, n)
     if masked.any():
         known = values.copy()
         whole = filled(values)
@@ -111,12 +113,31 @@ def floors_of(values: Floats, cycles: Ints) -> Floats:
     return found
 
 
-def quanta(values: Floats) -> Floats:
-    """The step in which each series moves: a page, or the median jump where most samples equal the one before."""
+def quanta(values: Floats, cycles: Ints) -> Floats:
+    """The step below which each series' floor says nothing.
+
+    A page, or the median jump where most samples equal the one before. Where the floor is taken over whole cycles it comes from a
+    few lowest points, which wander by as much as the samples' noise: second differences show it, and a smooth cycle has none.
+    """
     steps = np.abs(np.diff(values, axis=1))
     moved = steps > 0
     share = moved.sum(axis=1) / np.maximum(values.shape[1] - 1, 1)
     result = np.full(len(values), PAGE)
     for row in np.flatnonzero((share > 0) & (share < 0.5)):
         result[row] = max(PAGE, float(np.median(steps[row][moved[row]])))
+    for row in np.flatnonzero(_masked(cycles, values.shape[1])):
+        bends = np.abs(np.diff(values[row][~np.isnan(values[row])], 2))
+        if bends.size:
+            result[row] = max(result[row], _NOISE_TO_QUANTUM * float(np.median(bends)))
     return result
+
+
+def are_level(floors: Floats, values: Floats, quanta: Floats) -> NDArray[np.bool_]:
+    """Whether a floor wanders by no more than the noise from sample to sample lets it."""
+    steps = np.abs(np.diff(values, axis=1))
+    noise = np.array([np.median(row[~np.isnan(row)]) if (~np.isnan(row)).any() else 0.0 for row in steps]) * 1.4826 / 2**0.5
+    return np.asarray(np.ptp(floors, axis=1) <= np.maximum(3 * quanta, 4 * noise))
+
+
+def _masked(cycles: Ints, samples: int) -> NDArray[np.bool_]:
+    return np.asarray((cycles > 0) & (samples / np.maximum(cycles, 1) >= _LEAST_CYCLES))

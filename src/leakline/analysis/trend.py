@@ -6,13 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, get_args
+from typing import NamedTuple, Self, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from leakline.analysis.floors import PAGE, Floats, block_count, filled, floors_of, periods, quanta, trimmed_blocks
+from leakline.analysis.floors import PAGE, Floats, are_level, block_count, filled, floors_of, periods, quanta, trimmed_blocks
 from leakline.analysis.growth import line_through
-from leakline.analysis.shapes import DECLINING, PRIOR, fit_shapes
+from leakline.analysis.shapes import DECLINING, FLAT, PRIOR, fit_shapes
 from leakline.model.trend import Gate, Series, SeriesTrend, Verdict
 
 GROWING, LEAK, UNDECIDED = 0.5, 0.95, 0.2
@@ -23,7 +24,7 @@ _MOST_GRID = 20_000
 _MOST_INCREMENTS = 8
 _NORMAL_95 = 1.645
 _VERDICTS: dict[str, Verdict] = {
-    "flat": "STABLE",
+    FLAT: "STABLE",
     "one step": "STEP",
     "two steps": "STEP",
     "settling": "SETTLING",
@@ -45,13 +46,27 @@ class Settings(NamedTuple):
     """Seconds: a limit that is reached within them is a risk."""
 
 
+class _Samples(NamedTuple):
+    """A series as arrays."""
+
+    times: Floats
+    values: Floats
+    known: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, series: Series) -> Self:
+        """Both are converted once: for short series that takes as long as to judge them."""
+        times, values = np.array(series.times, float), np.array(series.values, float)
+        return cls(times, values, np.isfinite(values) & np.isfinite(times))
+
+
 class _Part(NamedTuple):
     """The samples of one epoch, on a grid of equal steps."""
 
     series: int
     values: Floats
     step: float
-    samples: int
+    """Seconds."""
 
 
 class _Fit(NamedTuple):
@@ -75,21 +90,23 @@ def judge(series: Sequence[Series], settings: Settings = Settings()) -> list[Ser
         settings: warm-up and horizon.
 
     """
-    parts = [part for number, one in enumerate(series) for part in _parts(number, one)]
+    samples = [_Samples.of(one) for one in series]
+    parts = [part for number, one in enumerate(series) for part in _parts(number, one, samples[number])]
     now = _fits(parts)
     # LEAK takes two looks at least a tenth of the samples apart.
     certain = {n for n, fits in now.items() if _joined(fits).probability >= LEAK}
     earlier = _fits([_shortened(part) for part in parts if part.series in certain])
-    return [_judged(one, now.get(n, []), earlier.get(n, []), settings) for n, one in enumerate(series)]
+    return [_judged(one, samples[n], now.get(n, []), earlier.get(n, []), settings) for n, one in enumerate(series)]
 
 
-def _parts(number: int, series: Series) -> list[_Part]:
+def _parts(number: int, series: Series, samples: _Samples) -> list[_Part]:
     """The epochs of a series that have samples enough."""
-    times, values = np.asarray(series.times, float), np.asarray(series.values, float)
-    known = np.isfinite(values) & np.isfinite(times)
+    times, values, known = samples
     if known.sum() < _LEAST_FOR_VERDICT:
         return []
-    epochs = np.zeros(len(times), int) if series.epochs is None else np.asarray(series.epochs)
+    if series.epochs is None:
+        return [_gridded(number, times, np.where(known, values, np.nan))]
+    epochs = np.asarray(series.epochs)
     least = min(_LEAST_OF_EPOCH, int(known.sum()))
     found = []
     for epoch in np.unique(epochs):
@@ -101,23 +118,24 @@ def _parts(number: int, series: Series) -> list[_Part]:
 
 def _gridded(number: int, times: Floats, values: Floats) -> _Part:
     """Samples where they belong in time: what was missed is missing, not closer together."""
+    samples = len(values)
+    steps = np.diff(times)
+    if samples > 1 and steps.min() > 0 and steps.max() <= 1.5 * steps.min():
+        return _Part(number, values, float(times[-1] - times[0]) / (samples - 1))
     order = np.argsort(times, kind="stable")
     times, values = times[order], values[order]
-    samples = int(np.isfinite(values).sum())
     steps = np.diff(times)
     steps = steps[steps > 0]
     if not steps.size:
-        return _Part(number, values, 1.0, samples)
+        return _Part(number, values, 1.0)
     step = float(np.median(steps))
-    if np.ptp(steps) <= 0.5 * step and len(steps) == len(times) - 1:
-        return _Part(number, values, float(times[-1] - times[0]) / (len(times) - 1), samples)
     span = float(times[-1] - times[0])
     step = max(step, span / _MOST_GRID)
     places = np.rint((times - times[0]) / step).astype(int)
     grid = np.full(places[-1] + 1, np.nan)
     there = np.isfinite(values)
     grid[places[there]] = values[there]
-    return _Part(number, grid, step, samples)
+    return _Part(number, grid, step)
 
 
 def _shortened(part: _Part) -> _Part:
@@ -138,7 +156,9 @@ def _fits(parts: Sequence[_Part]) -> dict[int, list[_Fit]]:
             values = np.stack([part.values for part in batch])
             cycles = periods(filled(values))
             floors = floors_of(values, cycles)
-            fits = fit_shapes(floors, quanta(values), PRIOR)
+            steps = quanta(values, cycles)
+            fits = fit_shapes(floors, steps, PRIOR)
+            level = are_level(floors, values, steps)
             blocks = block_count(length)
             kept = blocks / (blocks + trimmed_blocks(blocks))
             for row, part in enumerate(batch):
@@ -149,7 +169,7 @@ def _fits(parts: Sequence[_Part]) -> dict[int, list[_Fit]]:
                         float(fits.probability[row]),
                         float(fits.growth[row]) * per_second,
                         float(fits.growth_deviation[row]) * per_second,
-                        str(fits.alternative[row]),
+                        FLAT if level[row] else str(fits.alternative[row]),
                         float(floors[row, -1]),
                         float(cycles[row]) * part.step,
                         seconds,
@@ -169,29 +189,31 @@ def _joined(fits: Sequence[_Fit]) -> _Fit:
     return longest._replace(probability=1 / (1 + math.exp(-max(min(odds, 700), -700))))
 
 
-def _judged(series: Series, fits: Sequence[_Fit], earlier: Sequence[_Fit], settings: Settings) -> SeriesTrend:
-    known = [(t, v) for t, v in zip(series.times, series.values, strict=True) if math.isfinite(v) and math.isfinite(t)]
-    if len(known) < _LEAST_FOR_VERDICT or not fits:
-        return _insufficient(series, known)
+def _judged(series: Series, samples: _Samples, fits: Sequence[_Fit], earlier: Sequence[_Fit], settings: Settings) -> SeriesTrend:
+    times, values = samples.times[samples.known], samples.values[samples.known]
+    if len(times) < _LEAST_FOR_VERDICT or not fits:
+        return _insufficient(series, list(zip(times.tolist(), values.tolist(), strict=True)))
     fit = _joined(fits)
-    duration = known[-1][0] - known[0][0]
+    duration = float(times[-1] - times[0])
     gates: tuple[Gate, ...] = ()
     if fit.probability < UNDECIDED:
         verdict = _VERDICTS[fit.alternative]
     elif fit.probability < GROWING:
         verdict = "UNDECIDED"
     else:
-        gates = _gates(series, fit, earlier, len(known), duration, settings)
+        gates = _gates(series, fit, earlier, len(times), duration, settings)
         verdict = "GROWING" if gates else "LEAK"
     interval = (fit.growth - _NORMAL_95 * fit.deviation, fit.growth + _NORMAL_95 * fit.deviation)
     grows = fit.probability >= UNDECIDED
-    rate, bounds = (fit.growth, interval) if grows else _recent(known)
-    eta, soon = _until(series.limit, known[-1][1], rate, bounds)
+    eta = soon = None
+    if series.limit is not None:
+        rate, bounds = (fit.growth, interval) if grows else _recent(times, values)
+        eta, soon = _until(series.limit, float(values[-1]), rate, bounds)
     return SeriesTrend(
         name=series.name,
-        samples=len(known),
+        samples=len(times),
         duration_seconds=duration,
-        increase=round(known[-1][1] - known[0][1]),
+        increase=round(float(values[-1] - values[0])),
         increments=(),
         verdict=verdict,
         probability=fit.probability,
@@ -221,16 +243,15 @@ def _gates(
     return tuple(gate for gate in get_args(Gate) if unmet[gate])
 
 
-def _recent(known: Sequence[tuple[float, float]]) -> tuple[float, tuple[float, float]]:
+def _recent(times: Floats, values: Floats) -> tuple[float, tuple[float, float]]:
     """The slope of the last third: what still fills may reach a limit too."""
-    line = line_through(known[-max(len(known) // 3, _LEAST_FOR_VERDICT) :])
+    last = slice(-max(len(times) // 3, _LEAST_FOR_VERDICT), None)
+    line = line_through(list(zip(times[last].tolist(), values[last].tolist(), strict=True)))
     return (0.0, (0.0, 0.0)) if line is None else line
 
 
-def _until(limit: int | None, held: float, rate: float, interval: tuple[float, float]) -> tuple[float | None, float | None]:
+def _until(limit: int, held: float, rate: float, interval: tuple[float, float]) -> tuple[float | None, float | None]:
     """Seconds until the limit is reached: at the rate, and at the upper end of its interval; None where it may not rise at all."""
-    if limit is None:
-        return None, None
     room = max(0.0, limit - held)
     if interval[0] <= 0 or rate <= 0:
         return None, None
