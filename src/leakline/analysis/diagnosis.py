@@ -16,8 +16,11 @@ from leakline.analysis.growth import poisson_interval
 from leakline.analysis.locating import answering_frame
 from leakline.model.finding import Confidence, Evidence, Finding, FindingKind, KindTotal, Subject, Summary
 from leakline.model.heap import HeapScan, LostBlock
+from leakline.model.names import readable
+from leakline.model.series import VmaGrowth
 from leakline.model.stack import Frame
 from leakline.model.trace import Allocation, AllocationTrace
+from leakline.model.trend import SeriesTrend
 
 Stack = tuple[int, ...]
 _ALLOCATOR_SLACK = 40  # usable less requested: a chunk's rounding, or what posix_memalign could not give back
@@ -275,6 +278,31 @@ def find_outstanding(trace: AllocationTrace, scans: Sequence[HeapScan], frames: 
             )
         )
     return rank(findings)
+
+
+def growing_finding(trend: SeriesTrend, mapping: VmaGrowth | None) -> Finding:
+    """A series that is judged to grow: of the mapping that grew most, or of the whole process where that is not known."""
+    subject = Subject(type="process", name=trend.name) if mapping is None else Subject(type="mapping", name=readable(mapping.name))
+    values: dict[str, int | float | str] = {"verdict": trend.verdict, "samples": trend.samples, "gates": ", ".join(trend.gates)}
+    if trend.probability is not None:
+        values["probability"] = trend.probability
+    text = f"{trend.samples} samples over {trend.duration_seconds:.0f} s: {trend.verdict}"
+    return Finding(
+        kind="growing",
+        subject=subject,
+        bytes=max(0, mapping.increase if mapping is not None else trend.increase or 0),
+        blocks=0,
+        indirect_bytes=0,
+        indirect_blocks=0,
+        rate_bytes_per_second=trend.rate_bytes_per_second,
+        rate_interval=trend.rate_interval,
+        confidence="medium" if trend.verdict == "LEAK" else "low",
+        fingerprint=fingerprint("growing", [], None, subject.name),
+        location=None,
+        location_is=None,
+        stack=(),
+        evidence=(Evidence(method="trend", text=text, values=values),),
+    )
 
 
 _ORDER: dict[FindingKind, int] = {

@@ -20,6 +20,7 @@ COMMANDS = {
     "diagnose": "Climb from a rising process to the line that leaks.",
     "scan": "Find the lost heap blocks of a running process.",
     "trace": "Record the allocations of a running process, and tell which are lost.",
+    "watch": "Watch processes, and say when their memory is judged to grow.",
     "trend": "Judge whether series of memory grow without end.",
     "system": "Show where all of the machine's memory is.",
     "ps": "Show what processes hold: USS, PSS, RSS, VSS and swap.",

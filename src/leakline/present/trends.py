@@ -58,7 +58,7 @@ def explain(trend: SeriesTrend) -> str:
         sentence = f"{change(trend.increase)} in {seen}; {likely}, at {speed} if so; else {other}. More samples will tell"
     else:
         sentence = f"{other} ({change(trend.increase)} in {seen}; {likely})"
-    if trend.limit_eta_seconds is not None:
+    if trend.limit_eta_seconds is not None and (trend.at_risk or trend.verdict in ("GROWING", "LEAK")):
         sentence += f". The limit of {amount(trend.limit)} is reached in {_long(trend.limit_eta_seconds)} if it goes on like this"
     return sentence + "."
 

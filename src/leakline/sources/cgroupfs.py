@@ -66,6 +66,25 @@ def _mounts(machine: Machine) -> Iterator[Path]:
                 yield machine.sys / os.fsdecode(fields[4][len(b"/sys/") :])
 
 
+def memory_limit(machine: Machine, group: str | None) -> int | None:
+    """The lowest limit of a group and those above it; None for none.
+
+    Raises:
+        NotPossible: there is no hierarchy with the memory controller.
+
+    """
+    root, version = memory_hierarchy(machine)
+    name = "memory.limit_in_bytes" if version == 1 else "memory.max"
+    folder = os.fsencode(root)
+    limits = []
+    for part in ["", *(group or "").strip("/").split("/")]:
+        folder = os.path.join(folder, os.fsencode(part)) if part and part != ".." else folder
+        limit = _amount(folder, name)
+        if limit is not None and limit < _NO_LIMIT:
+            limits.append(limit)
+    return min(limits, default=None)
+
+
 def read_cgroups(machine: Machine, processes: Mapping[str, int]) -> list[CgroupMemory]:
     """All groups.
 

@@ -1,8 +1,9 @@
-"""/proc/PID/stat and status (fs/proc/array.c)."""
+"""/proc/PID/stat and status (fs/proc/array.c), and cgroup (kernel/cgroup/cgroup.c)."""
 
 from __future__ import annotations
 
 from leakline.errors import ParseError
+from leakline.model.names import readable
 from leakline.model.process import ProcessStat, ProcessStatus
 from leakline.sources.parsing import integer, key_values, text
 
@@ -50,3 +51,16 @@ def parse_status(data: bytes) -> ProcessStatus:
         tracer_pid=integer(tracer, "status"),
         threads=integer(fields[b"Threads"], "status") if b"Threads" in fields else None,
     )
+
+
+def memory_cgroup(data: bytes) -> str | None:
+    """The group that memory is charged to: v1's `memory` line, else v2's (`0::/path`)."""
+    unified = None
+    for line in data.split(b"\n"):
+        _, colon, rest = line.partition(b":")
+        controllers, _, path = rest.partition(b":")
+        if colon and b"memory" in controllers.split(b","):
+            return readable(text(path))
+        if colon and not controllers:
+            unified = readable(text(path))
+    return unified

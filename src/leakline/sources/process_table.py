@@ -15,7 +15,7 @@ from leakline.model.accounting import Coverage, ProcessMemory
 from leakline.model.names import readable
 from leakline.sources.maps import parse_smaps
 from leakline.sources.parsing import text
-from leakline.sources.process_files import parse_stat
+from leakline.sources.process_files import memory_cgroup, parse_stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -313,19 +313,6 @@ def _sizes(stat: bytes, page_size: int) -> tuple[int, int]:
     """Virtual size and RSS of /proc/PID/stat (fields 23, in bytes, and 24, in pages)."""
     fields = stat[stat.rindex(b")") + 1 :].split()
     return int(fields[20]), int(fields[21]) * page_size
-
-
-def memory_cgroup(data: bytes) -> str | None:
-    """The group that memory is charged to: v1's `memory` line, else v2's (`0::/path`)."""
-    unified = None
-    for line in data.split(b"\n"):
-        _, colon, rest = line.partition(b":")
-        controllers, _, path = rest.partition(b":")
-        if colon and b"memory" in controllers.split(b","):
-            return readable(text(path))
-        if colon and not controllers:
-            unified = readable(text(path))
-    return unified
 
 
 def container_of(data: bytes) -> str | None:

@@ -12,7 +12,7 @@ from leakline.errors import LeaklineError, NotPossible, PermissionNeeded, Target
 from leakline.sources.maps import parse_maps, parse_smaps, parse_smaps_rollup
 from leakline.sources.meminfo import parse_amounts, parse_meminfo
 from leakline.sources.parsing import text
-from leakline.sources.process_files import parse_stat, parse_status
+from leakline.sources.process_files import memory_cgroup, parse_stat, parse_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +93,14 @@ class ProcFs:
     def thread_stat(self, pid: int, tid: int) -> ProcessStat:
         """/proc/PID/task/TID/stat."""
         return parse_stat(self._read(pid, f"task/{tid}/stat"))
+
+    def statm(self, pid: int) -> bytes:
+        """/proc/PID/statm as it is: if it has not changed, hardly anything has."""
+        return self._read(pid, "statm")
+
+    def memory_cgroup(self, pid: int) -> str | None:
+        """The control group that its memory is charged to."""
+        return memory_cgroup(self._read(pid, "cgroup"))
 
     def usage(self, pid: int) -> MemoryUsage:
         """The sums over all mappings."""
