@@ -49,6 +49,9 @@ def test_a_zombie_leader_with_live_threads(build: Build, start: Start, leakline:
     row = rows_of(leakline)[program.pid]
     assert row["uss"] >= 20 << 20, "which smem, ps, psutil and pmap do not see"
     assert row["vss"] > row["uss"]
+    asked = rows_of(leakline, program.pid, "--columns", "pid,vmas,page_tables,cgroup")[program.pid]
+    assert asked["vmas"] > 10
+    assert asked["page_tables"] > 0
     heaps = leakline("ps", "--by", "mapping", "--mapping", "zombie_leader", "--json").json["groups"]
     assert heaps, "its mappings are seen too"
     assert leakline("maps", program.pid, "--json").json["totals"]["uss"] >= 20 << 20

@@ -119,3 +119,8 @@ def test_a_hostile_archive_is_read_or_refused(tmp_path: Path, data: bytes, cut: 
                 read_processes(machine)
         except LeaklineError:
             continue
+
+
+def test_a_damaged_configuration_is_none(tmp_path: Path) -> None:
+    with opened(archive(tmp_path / "m.tar", {"proc/meminfo": MEMINFO, "proc/config.gz": b"\x1f\x8b\x08damaged"})) as machine:
+        assert machine.kernel_option("NO_PAGE_MAPCOUNT") is None

@@ -135,3 +135,25 @@ def test_the_command() -> None:
     assert abs(one["rate_bytes_per_second"] - 40960) < 400
     missing = subprocess.run([*ours[:-1], "/nonexistent"], capture_output=True, text=True, check=False)
     assert missing.returncode == 2
+
+
+def test_what_a_review_found() -> None:
+    def prometheus(results: object) -> bytes:
+        return json.dumps({"data": {"resultType": "matrix", "result": results}}).encode()
+
+    (one,) = parse_series(prometheus([{"metric": {"__name__": 5}, "values": [[1, "2"], [2, "+Inf"]]}]), "-", Columns(unit=1024))
+    assert (one.name, one.values[0], math.isnan(one.values[1])) == ("5", 2048, True)
+    with pytest.raises(ParseError, match="bad query"):
+        parse_series(b'{"status": "error", "error": "bad query"}', "-")
+    (lines,) = parse_series(b'{"time":0,"value":0,"result":"ok"}\n{"time":1,"value":5,"result":"ok"}\n', "-")
+    assert lines.values == (0, 5)
+    with pytest.raises(ParseError, match="year 5000"):
+        parse_series(b"t,uss\n1700000000000,1\n1700000001000,2\n", "-")
+    (large,) = parse_series(b"t,rss_gb\n0,1\n1,2\n", "-")
+    assert large.values == (1 << 30, 2 << 30)
+    with pytest.raises(ParseError):
+        parse_series(PIDSTAT_H.replace(b"1795361999", b"9" * 400), "-")
+    with pytest.raises(InvalidRequest, match="unit"):
+        parse_series(PIDSTAT, "-", Columns(unit=1024))
+    twice = PIDSTAT_H + PIDSTAT_H.split(b"\n", 3)[3].replace(b"4711", b"4712")
+    assert sorted(s.name for s in parse_series(twice, "-")) == ["a.out (4711)", "a.out (4712)"], "both at once"

@@ -154,3 +154,27 @@ def test_any_series_gets_a_verdict(values: list[float], step: float) -> None:
     text = "".join(line for line, _ in describe_trends([trend]))
     assert "\x1b" not in text
     assert "nan" not in text
+
+
+def test_a_job_that_starts_anew_every_minute_is_no_leak() -> None:
+    warm = np.concatenate([50 + 14 * (1 - np.exp(-np.linspace(0, 1, 70) / 0.3)) for _ in range(50)])
+    epochs = tuple(i // 70 for i in range(len(warm)))
+    (trend,) = judge([series(warm + np.random.default_rng(2).standard_normal(len(warm)) * 0.05, epochs=epochs)])
+    assert trend.verdict != "LEAK"
+    assert trend.verdict != "GROWING" or "warm-up" in trend.gates
+
+
+def test_a_jump_of_the_clock_takes_nothing_away() -> None:
+    values = 100 + 20 * X + noise(9)
+    whole = series(values)
+    jumped = Series(
+        name="s", times=(0.0, 1.0, *(t + 1.7e9 for t in whole.times)), values=(whole.values[0], whole.values[0], *whole.values)
+    )
+    (trend,) = judge([jumped], Settings(warm_up=0))
+    assert trend.verdict == "LEAK"
+    assert trend.rate_bytes_per_second == pytest.approx(20 * MIB / 299, rel=0.1)
+
+
+def test_what_stands_over_its_limit_is_at_risk() -> None:
+    over = judged(2000 + noise(10), limit=1 << 30)
+    assert (over.verdict, over.at_risk, over.limit_eta_seconds) == ("STABLE", True, 0.0)

@@ -21,6 +21,7 @@ _LEAST_FOR_VERDICT, _LEAST_FOR_LEAK, _LEAST_OF_EPOCH = 5, 30, 8
 _LEAST_PAGES = 3
 _LEAST_CYCLES = 3
 _MOST_GRID = 20_000
+_LONG_GAP = 100
 _MOST_INCREMENTS = 8
 _NORMAL_95 = 1.645
 _VERDICTS: dict[str, Verdict] = {
@@ -80,6 +81,7 @@ class _Fit(NamedTuple):
     cycle: float
     """Seconds; 0 for none."""
     seconds: float
+    samples: int
 
 
 def judge(series: Sequence[Series], settings: Settings = Settings()) -> list[SeriesTrend]:  # noqa: B008  an immutable tuple
@@ -129,13 +131,21 @@ def _gridded(number: int, times: Floats, values: Floats) -> _Part:
     if not steps.size:
         return _Part(number, values, 1.0)
     step = float(np.median(steps))
-    span = float(times[-1] - times[0])
-    step = max(step, span / _MOST_GRID)
+    if times[-1] - times[0] > _MOST_GRID * step:
+        times, values = _densest(times, values, step)
+        step = max(step, float(times[-1] - times[0]) / _MOST_GRID)
     places = np.rint((times - times[0]) / step).astype(int)
     grid = np.full(places[-1] + 1, np.nan)
     there = np.isfinite(values)
     grid[places[there]] = values[there]
     return _Part(number, grid, step)
+
+
+def _densest(times: Floats, values: Floats, step: float) -> tuple[Floats, Floats]:
+    """The samples between two gaps where most of them are: years of nothing are no part of a trend."""
+    edges = [0, *(np.flatnonzero(np.diff(times) > _LONG_GAP * step) + 1).tolist(), len(times)]
+    first, last = max(pairwise(edges), key=lambda part: part[1] - part[0])
+    return times[first:last], values[first:last]
 
 
 def _shortened(part: _Part) -> _Part:
@@ -173,6 +183,7 @@ def _fits(parts: Sequence[_Part]) -> dict[int, list[_Fit]]:
                         float(floors[row, -1]),
                         float(cycles[row]) * part.step,
                         seconds,
+                        int(np.isfinite(part.values).sum()),
                     )
                 )
     return found
@@ -201,7 +212,7 @@ def _judged(series: Series, samples: _Samples, fits: Sequence[_Fit], earlier: Se
     elif fit.probability < GROWING:
         verdict = "UNDECIDED"
     else:
-        gates = _gates(series, fit, earlier, len(times), duration, settings)
+        gates = _gates(series, fit, earlier, len(times), settings)
         verdict = "GROWING" if gates else "LEAK"
     interval = (fit.growth - _NORMAL_95 * fit.deviation, fit.growth + _NORMAL_95 * fit.deviation)
     grows = fit.probability >= UNDECIDED
@@ -213,7 +224,7 @@ def _judged(series: Series, samples: _Samples, fits: Sequence[_Fit], earlier: Se
         name=series.name,
         samples=len(times),
         duration_seconds=duration,
-        increase=round(float(values[-1] - values[0])),
+        increase=_increase(series, samples),
         increments=(),
         verdict=verdict,
         probability=fit.probability,
@@ -227,12 +238,20 @@ def _judged(series: Series, samples: _Samples, fits: Sequence[_Fit], earlier: Se
     )
 
 
-def _gates(
-    series: Series, fit: _Fit, earlier: Sequence[_Fit], samples: int, duration: float, settings: Settings
-) -> tuple[Gate, ...]:
-    age = duration if series.age is None else max(duration, series.age)
+def _increase(series: Series, samples: _Samples) -> int:
+    """Last sample less the first; of several epochs, their sum."""
+    values = samples.values[samples.known]
+    if series.epochs is None:
+        return round(float(values[-1] - values[0]))
+    epochs = np.asarray(series.epochs)[samples.known]
+    return round(sum(float(values[epochs == epoch][-1] - values[epochs == epoch][0]) for epoch in np.unique(epochs)))
+
+
+def _gates(series: Series, fit: _Fit, earlier: Sequence[_Fit], samples: int, settings: Settings) -> tuple[Gate, ...]:
+    # Of the longest run of its process: who is started anew warms up anew.
+    age = fit.seconds if series.age is None else max(fit.seconds, series.age)
     unmet: dict[Gate, bool] = {
-        "samples": samples < _LEAST_FOR_LEAK,
+        "samples": min(samples, fit.samples) < _LEAST_FOR_LEAK,
         "growth": fit.growth * fit.seconds <= _LEAST_PAGES * PAGE,
         "confidence": fit.probability < LEAK,
         "two looks": fit.probability >= LEAK and (not earlier or _joined(earlier).probability < LEAK),
@@ -253,6 +272,8 @@ def _recent(times: Floats, values: Floats) -> tuple[float, tuple[float, float]]:
 def _until(limit: int, held: float, rate: float, interval: tuple[float, float]) -> tuple[float | None, float | None]:
     """Seconds until the limit is reached: at the rate, and at the upper end of its interval; None where it may not rise at all."""
     room = max(0.0, limit - held)
+    if not room:
+        return 0.0, 0.0
     if interval[0] <= 0 or rate <= 0:
         return None, None
     return room / rate, room / interval[1]

@@ -104,9 +104,8 @@ def _facts(by: str, table: SystemTable) -> list[str]:
         alone = sum(file.bytes for file in files if not file.mapped_by)
         counted = next((owner.bytes for owner in table.owners if owner.name == "shared memory"), None)
         seen = sum(file.bytes for file in files)
-        return [
-            f"{amount(seen)} in files that we see, {amount(alone)} of it mapped by nobody; Shmem counts {amount(counted)} in memory"
-        ]
+        unmapped = f"{amount(alone)} of it mapped by nobody that we see"
+        return [f"{amount(seen)} in files that we see, {unmapped}; Shmem counts {amount(counted)} in memory"]
     if by == "zone":
         managed = sum(zone.managed for zone in table.zones or ())
         differs = abs(managed - table.mem_total) > table.mem_total // 100

@@ -137,7 +137,7 @@ class TableOutput:
         from leakline.present.tables import table_lines
         from leakline.sources.procfs import ProcFs
 
-        share_of = ProcFs(self.machine.proc).memory().total if self._percent else None
+        share_of = ProcFs(self.machine.proc).amounts()["MemTotal"] if self._percent else None
         foot = total if self._totals else None
         self.show(table_lines(rows, record, columns, exact=self._exact, share_of=share_of, total=foot, indent=indent))
 

@@ -77,6 +77,8 @@ def _trend(
 
 
 def _bytes(path: Path) -> bytes:
+    if str(path) == "-" and sys.stdin is None:
+        raise InvalidRequest("stdin is closed", hint="Give a file.")
     try:
         return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:

@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,10 +35,15 @@ def write_snapshot(path: Path) -> tuple[int, int]:
 
     """
     machine = Machine()
+    path = path.resolve()  # the file behind a link, not the link
+    if path.exists() and not path.is_file():
+        raise InvalidRequest(f"{path} is no regular file", hint="Choose another name; the archive appears when it is complete.")
     # A capture that was cut off must not look like one.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with tarfile.open(unfinished, _COMPRESSIONS.get(path.suffix, "w")) as archive:
+        # What only root may read of others' processes is for nobody else to read here.
+        private = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(private, "wb") as file, tarfile.open(fileobj=file, mode=_COMPRESSIONS.get(path.suffix, "w")) as archive:
             capture, count, users = Capture(), 0, set()
             taken = time.time()
             for name, data in capture.files():
@@ -58,7 +64,8 @@ def write_snapshot(path: Path) -> tuple[int, int]:
     except OSError as error:
         raise InvalidRequest(f"cannot write {path}: {error.strerror}", hint="Choose another file.") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
     return count, capture.unreadable
 
 

@@ -63,7 +63,7 @@ class Capture:
                     yield from self._one(f"{folder}/task/{tid}/{name}", f"proc/{pid}/task/{tid}/{name}")
                 if tid != pid and not os.path.exists(f"{folder}/exe"):
                     # Where the first thread has ended, another one has the memory.
-                    for name in ("smaps_rollup", "smaps", "cmdline"):
+                    for name in ("smaps_rollup", "smaps", "maps", "status", "cgroup", "cmdline"):
                         yield from self._one(f"{folder}/task/{tid}/{name}", f"proc/{pid}/task/{tid}/{name}")
 
     def _of_sys(self) -> Iterator[tuple[str, bytes]]:

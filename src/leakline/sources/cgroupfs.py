@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from leakline.sources.machine import Machine
 
+_MOST_DIGITS = 24
 _NO_LIMIT = 1 << 62  # v1 answers a little less than 2^63 for "none"
 
 
@@ -33,7 +34,7 @@ def parse_numbers(data: bytes, what: str) -> dict[str, int]:
     found = {}
     for line in data.splitlines():
         name, _, value = line.partition(b" ")
-        if not value.isdigit():
+        if not value.isdigit() or len(value) > _MOST_DIGITS:
             raise ParseError(f"{what}: {line[:80]!r}")
         found[text(name)] = int(value)
     return found
@@ -125,7 +126,7 @@ def _read(folder: bytes, name: str) -> bytes | None:
 
 def _amount(folder: bytes, name: str) -> int | None:
     data = _read(folder, name)
-    return int(data) if data is not None and data.strip().isdigit() else None
+    return int(data) if data is not None and data.strip().isdigit() and len(data) <= _MOST_DIGITS else None
 
 
 def _version1(folder: bytes, path: str, processes: int) -> CgroupMemory | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from leakline.model.names import readable
 
+_LARGEST_CONFIG = 4 << 20
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -36,13 +38,13 @@ class Machine:
 
     def kernel_option(self, name: str) -> bool | None:
         """Whether the kernel was built with CONFIG_name; None where its configuration cannot be read."""
-        import gzip
+        import zlib
 
         for path in (self.proc / "config.gz", self.boot / f"config-{self._release()}"):
             try:
                 data = path.read_bytes()
-                text = gzip.decompress(data) if path.suffix == ".gz" else data
-            except (OSError, EOFError):
+                text = zlib.decompressobj(wbits=31).decompress(data, _LARGEST_CONFIG) if path.suffix == ".gz" else data
+            except (OSError, zlib.error):
                 continue
             return f"\nCONFIG_{name}=y\n".encode() in b"\n" + text
         return None

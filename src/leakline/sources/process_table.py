@@ -177,7 +177,7 @@ class ProcessTableReader:
         vss, rss = _sizes(_slurp(f"{thread}stat", folder) if thread else stat_data, self._machine.page_size)
         v = values or [None] * len(_KEYS)
         clean, dirty, shared_huge, private_huge = v[2], v[3], v[12], v[13]
-        extra = self._on_demand(folder) if self._demanded else {}
+        extra = self._on_demand(folder, thread) if self._demanded else {}
         started = None if self._boot_time is None else self._boot_time + stat.start_ticks / self._machine.ticks_per_second
         # By position: by name a record of so many fields takes ten times as long to make.
         return ProcessMemory(
@@ -230,11 +230,11 @@ class ProcessTableReader:
                 continue
         return None
 
-    def _on_demand(self, folder: int) -> dict[str, Any]:
+    def _on_demand(self, folder: int, thread: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for field in self._demanded:
             try:
-                data = _slurp(self._demanded[field], folder)
+                data = _slurp(thread + self._demanded[field], folder)
             except OSError:
                 continue
             if field == "page_tables":

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,8 +24,18 @@ from leakline.model.trend import Series
 UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 1000, "MB": 10**6, "GB": 10**9, "pages": 4096}
 _TIME_NAMES = ("time", "t", "t_s", "timestamp", "ts", "time_s", "seconds", "date", "datetime")
 _VALUE_NAMES = ("uss", "value", "held", "pss", "rss", "bytes", "memory", "mem")
-_UNIT_ENDINGS = {"_kb": 1 << 10, "_kib": 1 << 10, "_mb": 1 << 20, "_mib": 1 << 20, "_gib": 1 << 30, "_bytes": 1, "_b": 1}
+_UNIT_ENDINGS = {
+    "_kb": 1 << 10,
+    "_kib": 1 << 10,
+    "_mb": 1 << 20,
+    "_mib": 1 << 20,
+    "_gib": 1 << 30,
+    "_gb": 1 << 30,
+    "_bytes": 1,
+    "_b": 1,
+}
 _MOST_VALUE = float(1 << 60)
+_LATEST = 1e11
 
 
 class Columns(NamedTuple):
@@ -62,7 +73,10 @@ def parse_series(data: bytes, name: str, columns: Columns = Columns(), limit: in
     text = data.decode("utf-8-sig", "surrogateescape")
     head = text.lstrip()[:4096]
     if head.startswith(("{", "[")):
-        points = _prometheus(data, name) if '"resultType"' in head or '"result"' in head else _json_lines(text, name, columns)
+        answer = _prometheus_results(data)
+        points = _json_lines(text, name, columns) if answer is None else _prometheus(answer, name, columns.unit)
+    elif columns.unit is not None and re.match(r"# *Elapsed time|Linux ", head):
+        raise InvalidRequest(f"{readable(name)} tells its unit itself", hint="Leave --unit out.")
     elif re.match(r"# *Elapsed time", head):
         points = _psrecord(text, name)
     elif head.startswith("Linux ") and re.search(r"\bRSS\b", head):
@@ -84,7 +98,7 @@ def _gathered(points: Iterable[_Point], limit: int | None) -> Iterator[Series]:
     by_name: dict[str, list[_Point]] = defaultdict(list)
     for point in points:
         by_name[point.name].append(point)
-    for name, members in by_name.items():
+    for name, members in _apart(by_name):
         members.sort(key=lambda point: point.time)
         numbers: dict[str, int] = {}
         epochs = tuple(numbers.setdefault(point.epoch, len(numbers)) for point in members)
@@ -97,6 +111,21 @@ def _gathered(points: Iterable[_Point], limit: int | None) -> Iterator[Series]:
         )
 
 
+def _apart(by_name: dict[str, list[_Point]]) -> Iterator[tuple[str, list[_Point]]]:
+    """Processes of one name that ran at the same time are series of their own; one after the other, they are restarts of one."""
+    for name, members in by_name.items():
+        spans: dict[str, tuple[float, float]] = {}
+        for point in members:
+            first, last = spans.get(point.epoch, (point.time, point.time))
+            spans[point.epoch] = min(first, point.time), max(last, point.time)
+        ordered = sorted(spans.values())
+        if any(after[0] <= before[1] for before, after in pairwise(ordered)):
+            for epoch in spans:
+                yield f"{name} ({epoch})", [point for point in members if point.epoch == epoch]
+        else:
+            yield name, members
+
+
 def _number(value: object, what: str) -> float:
     """A number; NaN for a gap."""
     if value is None or value in ("", "-", "NaN", "nan", "null"):
@@ -107,8 +136,8 @@ def _number(value: object, what: str) -> float:
         number = float(value)
     except (ValueError, OverflowError) as error:
         raise ParseError(f"{what}: {str(value)[:40]!r} is not a number") from error
-    if math.isnan(number):
-        return number
+    if not math.isfinite(number):
+        return math.nan  # +Inf is what Prometheus answers where there is nothing to tell
     if abs(number) > _MOST_VALUE:
         raise ParseError(f"{what}: {str(value)[:40]!r} is no amount of memory, and no time")
     return number
@@ -124,6 +153,8 @@ def _time(value: object, what: str) -> float:
     moment_s = _number(value, what)
     if math.isnan(moment_s):
         raise ParseError(f"{what}: a sample without a time")
+    if abs(moment_s) > _LATEST:
+        raise ParseError(f"{what}: {moment_s:.0f} is later than the year 5000, in seconds", hint="Divide milliseconds by 1000.")
     return moment_s
 
 
@@ -132,7 +163,7 @@ def _chosen(names: Sequence[str], asked: str | None, known: Sequence[str], what:
         if asked not in names:
             raise InvalidRequest(f"no column {asked!r} for {what}", hint=f"There are: {', '.join(map(readable, names))}.")
         return asked
-    plain = {re.sub(r"_(kb|kib|mb|mib|gib|bytes|b|s)$", "", name.lower()): name for name in reversed(names)}
+    plain = {re.sub(r"_(kb|kib|mb|mib|gib|gb|bytes|b|s)$", "", name.lower()): name for name in reversed(names)}
     return next((plain[name] for name in known if name in plain), None)
 
 
@@ -182,22 +213,47 @@ def _json_lines(text: str, name: str, columns: Columns) -> Iterator[_Point]:
     yield from _points(enumerate(rows), names, name, columns)
 
 
-def _prometheus(data: bytes, name: str) -> Iterator[_Point]:
-    """The answer of /api/v1/query_range: a matrix of values as text."""
+def _prometheus_results(data: bytes) -> list[Any] | None:
+    """The series in an answer of /api/v1/query_range; None if it is none.
+
+    Raises:
+        ParseError: the answer is an error.
+
+    """
     try:
         answer = msgspec.json.decode(data)
-        results = answer["data"]["result"] if "data" in answer else answer["result"]
-        for number, result in enumerate(results):
-            labels = result.get("metric") or {}
-            own = labels.get("__name__", "")
-            rest = ",".join(f"{key}={value}" for key, value in sorted(labels.items()) if key != "__name__")
-            title = f"{own}{{{rest}}}" if rest else own or f"{name}#{number}"
-            for moment, value in result["values"]:
-                yield _Point(title, _time(moment, title), _number(value, title), "")
-    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        if isinstance(error, ParseError):
-            raise
-        raise ParseError(f"{readable(name)}: not the answer of a Prometheus range query: {error}", hint=_HINT) from error
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    if not isinstance(answer, dict):
+        return None
+    if answer.get("status") == "error":
+        raise ParseError(f"Prometheus answered: {readable(str(answer.get('error')))[:200]}", hint="Mend the query.")
+    inner = answer.get("data", answer)
+    if not isinstance(inner, dict) or "resultType" not in inner:
+        return None
+    results = inner.get("result")
+    if not isinstance(results, list):
+        raise ParseError("the answer of Prometheus holds no series", hint="Ask /api/v1/query_range.")
+    return results
+
+
+def _prometheus(results: Sequence[Any], name: str, unit: int | None) -> Iterator[_Point]:
+    """The matrix of an answer; its values are text."""
+    for number, result in enumerate(results):
+        if (
+            not isinstance(result, dict)
+            or not isinstance(result.get("metric", {}), dict)
+            or not isinstance(result.get("values"), list)
+        ):
+            raise ParseError(f"{readable(name)}: no range of values", hint="Ask /api/v1/query_range, not /api/v1/query.")
+        labels = {str(key): str(value) for key, value in result.get("metric", {}).items()}
+        own = labels.pop("__name__", "")
+        rest = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+        title = f"{own}{{{rest}}}" if rest else own or f"{name}#{number}"
+        for pair in result["values"]:
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise ParseError(f"{readable(title)}: {str(pair)[:40]!r} is no time and value")
+            yield _Point(title, _time(pair[0], title), _number(pair[1], title) * (unit or 1), "")
 
 
 def _psrecord(text: str, name: str) -> Iterator[_Point]:
@@ -214,7 +270,7 @@ def _psrecord(text: str, name: str) -> Iterator[_Point]:
 def _clock(words: Sequence[str], day: float, before: float) -> tuple[float, float, int]:
     """Seconds, the day that they are counted from, and how many words the time took; past midnight another day begins."""
     if re.fullmatch(r"\d{9,}", words[0]):
-        return float(words[0]), day, 1
+        return _time(words[0], "sysstat"), day, 1
     match = re.fullmatch(r"(\d{1,2}):(\d\d):(\d\d)", words[0])
     if match is None:
         raise ParseError(f"{words[0][:40]!r} is not a time of day")
