@@ -330,7 +330,7 @@ def test_what_changed_between_two_looks(build: Build, start: Start, leakline: Le
     program.stdout.readline()
     table = leakline("maps", program.pid, "--diff", before, "--json").json
     assert table["schema"] == "leakline.maps-diff/1"
-    assert table["totals"]["uss"] >= 8 * MIB
+    assert table["totals"]["uss"] >= 7 * MIB, "libraries' pages become shared meanwhile, as others start"
     assert max(change["uss"] for change in table["changes"]) >= 8 * MIB
     by_kind = leakline("maps", program.pid, "--diff", before, "--by", "kind").out
     assert "+8." in by_kind

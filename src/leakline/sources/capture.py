@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from leakline.sources.parsing import read_whole
+
 _SYSTEM = (
     *(
         "meminfo",
@@ -34,7 +36,6 @@ _TREES = (
 )
 _ZRAM = ("mm_stat", "disksize", "comp_algorithm")
 _CGROUP_FILES = ("memory.", "cgroup.controllers", "cgroup.procs")
-_CHUNK = 1 << 16  # /proc/sys refuses to be read in larger ones (fs/proc/proc_sysctl.c)
 
 
 class Capture:
@@ -100,21 +101,10 @@ class Capture:
                 ("memory.pressure", "memory.reclaim", "memory.force_empty")
             ):
                 return
-            data = _read(path)
+            data = read_whole(path)
         except PermissionError:
             self.unreadable += 1
             return
         except OSError:
             return  # not on this kernel, or gone meanwhile
         yield name, data
-
-
-def _read(path: str) -> bytes:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        parts = []
-        while part := os.read(file, _CHUNK):
-            parts.append(part)
-    finally:
-        os.close(file)
-    return b"".join(parts)

@@ -9,7 +9,7 @@ from leakline.errors import ParseError
 from leakline.model.accounting import Coverage, Group
 from leakline.model.names import readable
 from leakline.sources.maps import SmapsAmounts, SmapsReader
-from leakline.sources.parsing import text
+from leakline.sources.parsing import read_whole, text
 from leakline.sources.process_files import parse_stat
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from leakline.sources.machine import Machine
 
-_CHUNK = 1 << 16
 _NAME_COLUMN = 73  # fs/proc/task_mmu.c, show_vma_header_prefix(): names begin there, unless the inode is very long
 ANONYMOUS = "[anon]"
 
@@ -57,7 +56,7 @@ class MappingTableReader:
                 continue
             seen += 1
             try:
-                data = _read(f"{self._root}/{name}/smaps")
+                data = read_whole(f"{self._root}/{name}/smaps")
             except PermissionError:
                 continue
             except OSError:
@@ -66,7 +65,7 @@ class MappingTableReader:
                 continue
             if not data:
                 try:
-                    stat = parse_stat(_read(f"{self._root}/{name}/stat"))
+                    stat = parse_stat(read_whole(f"{self._root}/{name}/stat"))
                     data = self._of_another_thread(name) if stat.is_zombie and stat.threads > 1 else b""
                 except (OSError, ParseError):
                     vanished += 1
@@ -90,7 +89,7 @@ class MappingTableReader:
         """The mappings of a process whose first thread has ended."""
         for tid in os.listdir(f"{self._root}/{name}/task"):
             try:
-                data = _read(f"{self._root}/{name}/task/{tid}/smaps")
+                data = read_whole(f"{self._root}/{name}/task/{tid}/smaps")
             except OSError:
                 continue
             if data:
@@ -123,17 +122,6 @@ def _name(head: bytes) -> bytes:
         return head[_NAME_COLUMN:].replace(rb"\012", b"\n")
     fields = head.split(None, 5)
     return fields[5].replace(rb"\012", b"\n") if len(fields) > 5 else b""
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = []
-        while part := os.read(fd, _CHUNK):
-            parts.append(part)
-    finally:
-        os.close(fd)
-    return b"".join(parts)
 
 
 def _group(name: bytes, found: _Sum) -> Group:

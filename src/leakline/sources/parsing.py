@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import os
+
 from leakline.errors import ParseError
+
+_CHUNK = 1 << 16  # /proc/sys refuses to be read in much larger ones (fs/proc/proc_sysctl.c)
 
 
 def text(data: bytes) -> str:
     """Decode a name; undecodable bytes become surrogates, so that os.fsencode gives the same bytes back."""
     return data.decode("utf-8", "surrogateescape")
+
+
+def read_whole(path: str) -> bytes:
+    """A file of /proc or /sys, which may come in parts of any length; nothing is waited for.
+
+    Raises:
+        OSError: what the kernel answers.
+
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        parts = []
+        while part := os.read(file, _CHUNK):
+            parts.append(part)
+    finally:
+        os.close(file)
+    return b"".join(parts)
 
 
 def key_values(data: bytes, what: str) -> dict[bytes, bytes]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from leakline.model.names import readable
 from leakline.model.system import ShmemFile
 from leakline.sources.maps import parse_maps
-from leakline.sources.parsing import text
+from leakline.sources.parsing import read_whole, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ class _Files:
                     if file is not None:
                         file.holders.append(f"{pid}/fd/{number}")
         with suppress(OSError):
-            for vma in parse_maps(_read(f"{folder}/maps")):
+            for vma in parse_maps(read_whole(f"{folder}/maps")):
                 if vma.inode == 0 or os.makedev(*vma.device) not in self._devices:
                     continue
                 file = self.found.get((os.makedev(*vma.device), vma.inode))
@@ -112,7 +112,7 @@ def parse_sysv(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 def _unattached(proc: Path) -> Iterator[ShmemFile]:
     """System V segments that nobody has attached: they outlive their creators."""
     with suppress(OSError):
-        for number, size, creator, attached in parse_sysv(_read(f"{proc}/sysvipc/shm")):
+        for number, size, creator, attached in parse_sysv(read_whole(f"{proc}/sysvipc/shm")):
             if size and not attached:
                 held = f"created by {creator}; removed by ipcrm -m {number}"
                 yield ShmemFile(bytes=size, kind="sysv", name=f"shmid {number}", mapped_by=(), held_by=(held,))
@@ -139,7 +139,7 @@ def _kernels_own() -> int:
 
 def _tmpfs_mounts(proc: Path) -> Iterator[tuple[str, int]]:
     seen = set()
-    for line in _read(f"{proc}/self/mountinfo").splitlines():
+    for line in read_whole(f"{proc}/self/mountinfo").splitlines():
         before, _, after = line.partition(b" - ")
         fields = before.split()
         if len(fields) > 4 and after.split()[:1] in ([b"tmpfs"], [b"devtmpfs"]):
@@ -158,8 +158,3 @@ def _device(path: str) -> int | None:
     with suppress(OSError):
         return os.lstat(path).st_dev
     return None
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
