@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,8 +22,3 @@ def cpu(command: Sequence[str]) -> float:
 def rounds(commands: Sequence[Sequence[str]], count: int) -> list[list[float]]:
     """CPU of each command, `count` times in turn."""
     return [[cpu(command) for command in commands] for _ in range(count)]
-
-
-def medians(table: list[list[float]]) -> list[float]:
-    """The median of each column."""
-    return [statistics.median(column) for column in zip(*table, strict=True)]

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import subprocess
 import sys
 
+from peers import cpu
+
 RUNS = 15
-
-
-def cpu(command: list[str]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:

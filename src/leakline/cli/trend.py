@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from leakline.cli.options import Duration, Size, closed_pipe_allowed
 from leakline.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from leakline.present.screen import Color
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "kB", "MB", "GB", "pages")
 
@@ -28,19 +32,8 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "kB", "MB", "GB", "pages")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: schema leakline.trend/1.")
 @click.option("--fail-on", type=click.Choice(["growing", "leak"]), help="Exit with 1 if a series is judged so, or worse.")
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colours.")
-def command(files: tuple[Path, ...], **options: object) -> int:
-    """Judge whether series of memory grow without end.
-
-    Series come from CSV, JSON lines, pidstat -r, sar -r, psrecord --log or Prometheus range answers; `-` is stdin. The verdicts:
-    STABLE, SETTLING, PLATEAU, STEP, PERIODIC and DECLINING need no fix; UNDECIDED needs more samples; GROWING names what keeps it
-    from LEAK.
-    """
-    return _trend(files, **options)  # type: ignore[arg-type]
-
-
-def _trend(
+def command(
     files: tuple[Path, ...],
-    *,
     time_column: str | None,
     value_column: str | None,
     by_column: str | None,
@@ -51,8 +44,14 @@ def _trend(
     horizon: float,
     as_json: bool,
     fail_on: str | None,
-    color: str,
+    color: Color,
 ) -> int:
+    """Judge whether series of memory grow without end.
+
+    Series come from CSV, JSON lines, pidstat -r, sar -r, psrecord --log or Prometheus range answers; `-` is stdin. The verdicts:
+    STABLE, SETTLING, PLATEAU, STEP, PERIODIC and DECLINING need no fix; UNDECIDED needs more samples; GROWING names what keeps it
+    from LEAK.
+    """
     from leakline.analysis.trend import Settings, judge
     from leakline.model.trend import TrendReport
     from leakline.present.json import to_json
@@ -70,7 +69,7 @@ def _trend(
         if as_json:
             sys.stdout.write(to_json(TrendReport(series=tuple(trends))))
         else:
-            write_lines(describe_trends(trends), sys.stdout, color)  # type: ignore[arg-type]
+            write_lines(describe_trends(trends), sys.stdout, color)
         sys.stdout.flush()
     worse = {"growing": ("GROWING", "LEAK"), "leak": ("LEAK",)}.get(fail_on or "", ())
     return int(any(trend.verdict in worse for trend in trends))

@@ -9,7 +9,7 @@ from leakline.errors import ParseError
 from leakline.model.accounting import Coverage, Group
 from leakline.model.names import readable
 from leakline.sources.maps import SmapsAmounts, SmapsReader
-from leakline.sources.parsing import read_whole, text
+from leakline.sources.parsing import read_whole
 from leakline.sources.process_files import parse_stat
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from leakline.sources.machine import Machine
 
-_NAME_COLUMN = 73  # fs/proc/task_mmu.c, show_vma_header_prefix(): names begin there, unless the inode is very long
 ANONYMOUS = "[anon]"
 
 
@@ -45,7 +44,7 @@ class MappingTableReader:
     def __init__(self, machine: Machine) -> None:
         self._root = os.fspath(machine.proc)
         self._live = machine.live
-        self._sums: dict[bytes, _Sum] = {}
+        self._sums: dict[str, _Sum] = {}
         self._reader = SmapsReader()
 
     def read(self) -> tuple[list[Group], Coverage]:
@@ -97,39 +96,25 @@ class MappingTableReader:
         return b""
 
     def _add(self, data: bytes) -> None:
-        met: set[bytes] = set()
-        for head, amounts, _ in self._reader.blocks(data):
-            name = _name(head)
+        met: set[str] = set()
+        for vma, amounts, _ in self._reader.mappings(data):
+            name = vma.path or ""
             found = self._sums.get(name)
             if found is None:
                 found = self._sums[name] = _Sum()
             if name not in met:
                 met.add(name)
                 found.processes += 1
-            if name != b"[vsyscall]":
-                found.add(amounts, _size(head))
+            if name != "[vsyscall]":
+                found.add(amounts, vma.size)
 
 
-def _size(head: bytes) -> int:
-    first, _, last = head[: head.index(b" ")].partition(b"-")
-    return int(last, 16) - int(first, 16)
-
-
-def _name(head: bytes) -> bytes:
-    if len(head) < _NAME_COLUMN:
-        return b""
-    if head[_NAME_COLUMN - 2 : _NAME_COLUMN] == b"  ":
-        return head[_NAME_COLUMN:].replace(rb"\012", b"\n")
-    fields = head.split(None, 5)
-    return fields[5].replace(rb"\012", b"\n") if len(fields) > 5 else b""
-
-
-def _group(name: bytes, found: _Sum) -> Group:
+def _group(name: str, found: _Sum) -> Group:
     def total(amount: Callable[[SmapsAmounts], int | None]) -> int:
         return sum((amount(amounts) or 0) * times for amounts, times in found.amounts.items())
 
     return Group(
-        name=readable(text(name)) or ANONYMOUS,
+        name=readable(name) or ANONYMOUS,
         count=found.processes,
         unreadable=0,
         vss=found.size,

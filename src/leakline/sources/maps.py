@@ -145,11 +145,12 @@ class SmapsReader:
     """Reads smaps files; what one taught serves the next."""
 
     def __init__(self) -> None:
+        self._tails = _Tails()
         self._bodies = _Bodies()
         self._flags = _Flags()
 
-    def blocks(self, data: bytes) -> Iterator[tuple[bytes, SmapsAmounts, tuple[str, ...]]]:
-        """First line, amounts and VmFlags of each mapping.
+    def mappings(self, data: bytes) -> Iterator[tuple[Vma, SmapsAmounts, tuple[str, ...]]]:
+        """Each mapping, its amounts and its VmFlags.
 
         Raises:
             ParseError: it is cut short, or of another form.
@@ -159,18 +160,18 @@ class SmapsReader:
         if len(parts) == 1 and data:
             yield from self._without_flags(data)
             return
-        before, bodies, flags = b"\n" + parts[0], self._bodies, self._flags
+        before, tails, bodies, flags = b"\n" + parts[0], self._tails, self._bodies, self._flags
         for part in parts[1:]:
             try:
                 _, head, body = before.split(b"\n", 2)
             except ValueError as error:
                 raise ParseError(f"smaps: not a mapping: {before[:80]!r}") from error
-            yield head, bodies[body], flags[part[: part.find(b"\n")]]
+            yield _vma(head, tails), bodies[body], flags[part[: part.find(b"\n")]]
             before = part
         if before.count(b"\n") != 1:
             raise ParseError(f"smaps: it ends in the middle: {before[-80:]!r}")
 
-    def _without_flags(self, data: bytes) -> Iterator[tuple[bytes, SmapsAmounts, tuple[str, ...]]]:
+    def _without_flags(self, data: bytes) -> Iterator[tuple[Vma, SmapsAmounts, tuple[str, ...]]]:
         """Before Linux 3.8. Addresses are in small letters, and keys begin with a capital."""
         head, lines = b"", list[bytes]()
         for line in [*data.rstrip(b"\n").split(b"\n"), b""]:
@@ -178,7 +179,7 @@ class SmapsReader:
                 lines.append(line)
                 continue
             if head or lines:
-                yield head, self._bodies[b"\n".join(lines)], ()
+                yield _vma(head, self._tails), self._bodies[b"\n".join(lines)], ()
             head, lines = line, []
 
 
@@ -189,9 +190,8 @@ def parse_smaps(data: bytes) -> list[VmaUsage]:
         ParseError: it is cut short, or of another form.
 
     """
-    tails = _Tails()
     # By position: by name a record of many fields takes ten times as long to make, and there are thousands.
     return [
-        VmaUsage(_vma(head, tails), a.usage, a.thp, a.locked, a.hugetlb, a.private_hugetlb, a.ksm, flags)
-        for head, a, flags in SmapsReader().blocks(data)
+        VmaUsage(vma, a.usage, a.thp, a.locked, a.hugetlb, a.private_hugetlb, a.ksm, flags)
+        for vma, a, flags in SmapsReader().mappings(data)
     ]
