@@ -9,9 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leakline.analysis.diagnosis import growing_finding
 from leakline.analysis.floors import block_count, floors_of, periods
 from leakline.analysis.trend import Settings, judge
+from leakline.model.finding import Cost, Report, RetainedFree, Summary, Target
+from leakline.model.series import VmaGrowth
 from leakline.model.trend import Series, SeriesTrend
+from leakline.present.findings import describe_reports
 from leakline.present.trends import describe_trends, explain
 
 MIB = float(1 << 20)
@@ -178,3 +182,21 @@ def test_a_jump_of_the_clock_takes_nothing_away() -> None:
 def test_what_stands_over_its_limit_is_at_risk() -> None:
     over = judged(2000 + noise(10), limit=1 << 30)
     assert (over.verdict, over.at_risk, over.limit_eta_seconds) == ("STABLE", True, 0.0)
+
+
+def test_a_growing_finding_in_words() -> None:
+    trend = judged(100 + 20 * X + noise(1), warm_up=3600)
+    finding = growing_finding(trend, VmaGrowth(name="[heap]", start=4096, increase=1 << 20))
+    report = Report(
+        target=Target(pid=7, command="server", executable=None),
+        bytes_are="usable",
+        summary=Summary(definite=None, indirect=None, possible=None, reachable=None),
+        findings=(finding,),
+        retained_free=RetainedFree(bytes=None),
+        not_judged=(),
+        cost=Cost(target_stopped_ns=0, duration_ns=1),
+    )
+    text = [line for line, _ in describe_reports([report], 10)]
+    assert "  [heap]" in text
+    assert "    growing, low confidence" in text
+    assert "    1,048,576 bytes more" in text

@@ -72,14 +72,19 @@ def _headline(report: Report) -> str:
 
 
 def _finding(finding: Finding) -> Iterator[Line]:
-    where = "allocated by a caller that is not known" if finding.location is None else place(finding.location, finding.stack)
+    unknown = printable(finding.subject.name) if finding.kind == "growing" else "allocated by a caller that is not known"
+    where = unknown if finding.location is None else place(finding.location, finding.stack)
     function = ""
     if finding.location is not None and finding.location.function and finding.location.line is not None:
         function = f"  in {printable(finding.location.function)}"
     inferred = ", inferred" if finding.location_is == "inferred" else ""
     yield f"  {where}{function}", finding.kind
-    yield f"    {_VERDICTS[finding.kind]} ({finding.kind}), {finding.confidence} confidence{inferred}", ""
-    size = f"    {exact_bytes(finding.bytes)} in {counted(finding.blocks, 'block')}"
+    verdict = _VERDICTS[finding.kind]
+    kind = "" if verdict == finding.kind else f" ({finding.kind})"
+    yield f"    {verdict}{kind}, {finding.confidence} confidence{inferred}", ""
+    size = f"    {exact_bytes(finding.bytes)} " + (
+        "more" if finding.kind == "growing" else f"in {counted(finding.blocks, 'block')}"
+    )
     if finding.indirect_blocks:
         size += (
             f", with {exact_bytes(finding.indirect_bytes)} more in {counted(finding.indirect_blocks, 'block')} that hang on them"
