@@ -78,24 +78,33 @@ def test_smaps_blocks() -> None:
     body = ROLLUP.split(b"\n", 1)[1]
     one = b"1000-3000 rw-p 00000000 00:00 0                          [heap]\n" + body + b"VmFlags: rd wr mr mw me ac sd\n"
     two = b"4000-5000 rw-p 00000000 00:00 0 \n" + body + b"THPeligible:           0\nVmFlags: rd wr\n"
-    heap, anonymous = parse_smaps(one + two)
+    heap, anonymous = parse_smaps([one + two])
     assert (heap.vma.path, heap.usage.uss, heap.flags[-1], anonymous.vma.path) == ("[heap]", 720 << 10, "sd", None)
     old = b"".join(line for line in (one + two).splitlines(keepends=True) if not line.startswith(b"VmFlags"))
-    assert [u.vma for u in parse_smaps(old)] == [heap.vma, anonymous.vma], "before Linux 3.8"
+    assert [u.vma for u in parse_smaps([old])] == [heap.vma, anonymous.vma], "before Linux 3.8"
     for cut in range(1, len(one + two)):
         try:
-            assert parse_smaps((one + two)[:cut])[0].usage.rss == heap.usage.rss, "a part is never taken for the whole of a mapping"
+            assert parse_smaps([(one + two)[:cut]])[0].usage.rss == heap.usage.rss, (
+                "a part is never taken for the whole of a mapping"
+            )
         except ParseError:
             continue
 
 
 @given(st.binary(max_size=400))
 def test_hostile_bytes_are_parsed_or_refused(data: bytes) -> None:
-    for parse in (parse_maps, parse_smaps, parse_smaps_rollup):
+    for parse in (parse_maps, lambda data: parse_smaps([data]), parse_smaps_rollup):
         try:
             parse(data)
         except ParseError:
             continue
+
+
+@given(st.integers(1, 400))
+def test_smaps_may_come_cut_anywhere(size: int) -> None:
+    body = ROLLUP.split(b"\n", 1)[1]
+    whole = b"".join(b"%x000-%x000 rw-p 00000000 00:00 0 \n%sVmFlags: rd wr\n" % (n, n + 1, body) for n in range(1, 6))
+    assert parse_smaps(whole[at : at + size] for at in range(0, len(whole), size)) == parse_smaps([whole])
 
 
 @given(st.lists(st.integers(0, len(ROLLUP) - 1), max_size=6), st.binary(min_size=1, max_size=3))
@@ -111,7 +120,7 @@ def test_a_damaged_rollup_is_parsed_or_refused(places: list[int], noise: bytes) 
 
 def test_our_own_maps_and_smaps_agree() -> None:
     with open("/proc/self/smaps", "rb") as file:
-        smaps = parse_smaps(file.read())
+        smaps = parse_smaps([file.read()])
     with open("/proc/self/maps", "rb") as file:
         paths = {vma.path for vma in parse_maps(file.read())}
     assert "[stack]" in paths

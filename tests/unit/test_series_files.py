@@ -94,6 +94,7 @@ def test_sar_psrecord_and_prometheus() -> None:
         (b"", Columns(), ParseError),
         (b"t,uss\n", Columns(), ParseError),
         (b"t,uss\n0,many\n", Columns(), ParseError),
+        (b'"\xff"', Columns(), LeaklineError),
         (b"t,uss\n0,1e300\n", Columns(), ParseError),
         (b"t,uss\nyesterday,1\n", Columns(), ParseError),
         (b"t,uss,uss\n0,1,2\n", Columns(), ParseError),

@@ -55,7 +55,7 @@ def command(pid: int, by: str | None, within: str | None, picture: bool, before:
     if before is not None:
         _write_changes(out, whole, described, before, by, within)
         return 0
-    total = accounting.total_mappings("total", described)
+    total = whole.totals if within is None else accounting.total_mappings("total", described)
     if by is not None:
         sort = "rss" if out.sort == "start" else out.sort
         groups = accounting.order(accounting.group_mappings(described, by), sort, ascending=not out.reverse)

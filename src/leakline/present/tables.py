@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import re
 import typing
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from operator import attrgetter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter, methodcaller
 from typing import Any, Literal
 
 import msgspec
@@ -74,13 +73,22 @@ def _shown(unit: str, *, exact: bool, share_of: int | None) -> Callable[[Any], s
     return _shown_text
 
 
-@lru_cache(maxsize=4096)
 def _shown_text(value: object) -> str:
     if value is None:
         return UNKNOWN
     if isinstance(value, tuple):
         return printable(", ".join(map(str, value))) or UNKNOWN
     return printable(str(value))
+
+
+def _mapped(function: Callable[[Any], str], values: Iterable[Any]) -> list[str]:
+    """The text for each value, made once for those that are the same: in a column most are."""
+    every = list(values)
+    distinct = set(every)
+    if len(distinct) > len(every) // 2:
+        return list(map(function, every))
+    made = {value: function(value) for value in distinct}
+    return list(map(made.__getitem__, every))
 
 
 def table_lines(
@@ -100,16 +108,16 @@ def table_lines(
     laid_out = []
     for number, column in enumerate(columns):
         shown = _shown(units[column], exact=exact, share_of=share_of)
-        cells = list(map(shown, map(attrgetter(column), rows)))
+        cells = _mapped(shown, map(attrgetter(column), rows))
         if indent and number == len(columns) - 1:
             cells = ["  " * depth + cell for depth, cell in zip(indent, cells, strict=True)]
         foot = [] if total is None else [shown(getattr(total, column)) if column in have else ""]
         cells = [heads[number], *cells, *foot]
         width = max(map(len, cells))
         if units[column] != "text":
-            cells = [cell.rjust(width) for cell in cells]
+            cells = _mapped(methodcaller("rjust", width), cells)
         elif number < len(columns) - 1:
-            cells = [cell.ljust(width) for cell in cells]
+            cells = _mapped(methodcaller("ljust", width), cells)
         laid_out.append(cells)
     lines = list(map("  ".join, zip(*laid_out, strict=True)))
     yield lines[0], "headline"

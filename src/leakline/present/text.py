@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 from leakline.model.stack import Frame, SourceLocation
 
@@ -14,7 +13,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e
 UNKNOWN = "-"
 
 
-@lru_cache(maxsize=4096)
 def amount(value: float | None) -> str:
     """Bytes with an IEC unit and three digits or more: `1.5 GiB`, `405,768 B`."""
     if value is None:

@@ -99,5 +99,5 @@ def shmem_files(machine: Machine) -> list[ShmemFile]:
         raise NotPossible(
             "this capture does not tell which files were in memory", hint="`leakline snapshot` writes captures that do."
         ) from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ParseError(f"{SHMEM_FILES}: {error}") from error

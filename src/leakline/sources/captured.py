@@ -67,7 +67,7 @@ def _captured(folder: Path) -> Machine:
         known = msgspec.json.decode((folder / DESCRIPTION).read_bytes(), type=SnapshotDescription)
     except FileNotFoundError:
         return Machine(proc, folder / "sys", folder / "boot", live=False, page_size=_page_size(proc))
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ParseError(f"{DESCRIPTION}: {error}") from error
     if known.page_size <= 0 or known.ticks_per_second <= 0:
         raise ParseError(f"{DESCRIPTION}: a size that is not positive")

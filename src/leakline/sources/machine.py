@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import pwd
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from leakline.model.names import readable
 
 _LARGEST_CONFIG = 4 << 20
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(msgspec.Struct, frozen=True):
     """Where a machine's files are, and what is needed to understand them."""
 
     proc: Path = Path("/proc")
@@ -24,7 +24,7 @@ class Machine:
     """False for a captured one: nothing can be asked of it but its files."""
     page_size: int = os.sysconf("SC_PAGE_SIZE")
     ticks_per_second: int = os.sysconf("SC_CLK_TCK")
-    _users: dict[int, str] = field(default_factory=dict)
+    _users: dict[int, str] = msgspec.field(default_factory=dict)
 
     def user(self, uid: int) -> str:
         """The name of a user; the number where it has none."""

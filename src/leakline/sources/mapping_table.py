@@ -97,7 +97,7 @@ class MappingTableReader:
 
     def _add(self, data: bytes) -> None:
         met: set[str] = set()
-        for vma, amounts, _ in self._reader.mappings(data):
+        for vma, amounts, _ in self._reader.mappings([data]):
             name = vma.path or ""
             found = self._sums.get(name)
             if found is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -33,8 +33,7 @@ class _Tails(dict[bytes, _Tail]):
         return found
 
 
-def _vma(line: bytes, tails: _Tails) -> Vma:
-    addresses, _, tail = line.partition(b" ")
+def _bounds(addresses: bytes, line: bytes) -> tuple[int, int]:
     first, _, last = addresses.partition(b"-")
     if not (first.isalnum() and last.isalnum()):
         raise ParseError(f"maps: not a mapping: {line[:80]!r}")
@@ -44,6 +43,12 @@ def _vma(line: bytes, tails: _Tails) -> Vma:
         raise ParseError(f"maps: not a mapping: {line[:80]!r}") from error
     if end <= start:
         raise ParseError(f"maps: a mapping that ends before it begins: {line[:80]!r}")
+    return start, end
+
+
+def _vma(line: bytes, tails: _Tails) -> Vma:
+    addresses, _, tail = line.partition(b" ")
+    start, end = _bounds(addresses, line)
     perms, offset, device, inode, path = tails[tail]
     return Vma(start, end, perms, offset, device, inode, path)
 
@@ -141,35 +146,56 @@ def _amounts(lines: list[bytes], known: _Lines) -> dict[bytes, int]:
     return amounts if min(amounts.values(), default=0) >= 0 else {key: value for key, value in amounts.items() if value >= 0}
 
 
+class _Rests(dict[bytes, tuple[_Tail, SmapsAmounts]]):
+    """What follows a mapping's addresses, down to its VmFlags: neighbours are often alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tails = _Tails()
+        self.bodies = _Bodies()
+
+    def __missing__(self, rest: bytes) -> tuple[_Tail, SmapsAmounts]:
+        tail, _, body = rest.partition(b"\n")
+        found = self[rest] = self.tails[tail], self.bodies[body]
+        return found
+
+
 class SmapsReader:
     """Reads smaps files; what one taught serves the next."""
 
     def __init__(self) -> None:
-        self._tails = _Tails()
-        self._bodies = _Bodies()
+        self._rests = _Rests()
         self._flags = _Flags()
 
-    def mappings(self, data: bytes) -> Iterator[tuple[Vma, SmapsAmounts, tuple[str, ...]]]:
+    def mappings(self, pieces: Iterable[bytes]) -> Iterator[tuple[Vma, SmapsAmounts, tuple[str, ...]]]:
         """Each mapping, its amounts and its VmFlags.
+
+        Args:
+            pieces: the file, cut anywhere: what a large process has is never held whole.
 
         Raises:
             ParseError: it is cut short, or of another form.
 
         """
-        parts = data.split(b"\nVmFlags:")
-        if len(parts) == 1 and data:
-            yield from self._without_flags(data)
-            return
-        before, tails, bodies, flags = b"\n" + parts[0], self._tails, self._bodies, self._flags
-        for part in parts[1:]:
-            try:
-                _, head, body = before.split(b"\n", 2)
-            except ValueError as error:
-                raise ParseError(f"smaps: not a mapping: {before[:80]!r}") from error
-            yield _vma(head, tails), bodies[body], flags[part[: part.find(b"\n")]]
-            before = part
-        if before.count(b"\n") != 1:
-            raise ParseError(f"smaps: it ends in the middle: {before[-80:]!r}")
+        block, known, flags = b"", self._rests, self._flags
+        has_flags = False
+        for piece in pieces:
+            first, *parts = (block + piece if block else piece).split(b"\nVmFlags:")
+            block = first
+            for part in parts:
+                words, newline, following = part.partition(b"\n")
+                if not newline:
+                    block += b"\nVmFlags:" + part
+                    break
+                addresses, _, rest = block.partition(b" ")
+                start, end = _bounds(addresses, block)
+                (perms, offset, device, inode, path), amounts = known[rest]
+                yield Vma(start, end, perms, offset, device, inode, path), amounts, flags[words]
+                block, has_flags = following, True
+        if not has_flags:
+            yield from self._without_flags(block)
+        elif block:
+            raise ParseError(f"smaps: it ends in the middle: {block[-80:]!r}")
 
     def _without_flags(self, data: bytes) -> Iterator[tuple[Vma, SmapsAmounts, tuple[str, ...]]]:
         """Before Linux 3.8. Addresses are in small letters, and keys begin with a capital."""
@@ -179,12 +205,12 @@ class SmapsReader:
                 lines.append(line)
                 continue
             if head or lines:
-                yield _vma(head, self._tails), self._bodies[b"\n".join(lines)], ()
+                yield _vma(head, self._rests.tails), self._rests.bodies[b"\n".join(lines)], ()
             head, lines = line, []
 
 
-def parse_smaps(data: bytes) -> list[VmaUsage]:
-    """The mappings of /proc/PID/smaps with what each holds.
+def parse_smaps(pieces: Iterable[bytes]) -> list[VmaUsage]:
+    """The mappings of /proc/PID/smaps, cut into pieces anywhere, with what each holds.
 
     Raises:
         ParseError: it is cut short, or of another form.
@@ -193,5 +219,5 @@ def parse_smaps(data: bytes) -> list[VmaUsage]:
     # By position: by name a record of many fields takes ten times as long to make, and there are thousands.
     return [
         VmaUsage(vma, a.usage, a.thp, a.locked, a.hugetlb, a.private_hugetlb, a.ksm, flags)
-        for vma, a, flags in SmapsReader().mappings(data)
+        for vma, a, flags in SmapsReader().mappings(pieces)
     ]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from leakline.errors import ParseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _CHUNK = 1 << 16  # /proc/sys refuses to be read in much larger ones (fs/proc/proc_sysctl.c)
 
@@ -21,14 +25,17 @@ def read_whole(path: str) -> bytes:
         OSError: what the kernel answers.
 
     """
+    return b"".join(pieces_of(path))
+
+
+def pieces_of(path: str, size: int = _CHUNK) -> Iterator[bytes]:
+    """The same, piece by piece: a file that is larger than the processor's cache is best parsed as it comes."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        parts = []
-        while part := os.read(file, _CHUNK):
-            parts.append(part)
+        while part := os.read(file, size):
+            yield part
     finally:
         os.close(file)
-    return b"".join(parts)
 
 
 def key_values(data: bytes, what: str) -> dict[bytes, bytes]:

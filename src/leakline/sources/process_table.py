@@ -204,7 +204,7 @@ class ProcessTableReader:
             return self._rollup.values(_slurp(f"{thread}smaps_rollup", folder))
         except FileNotFoundError:
             # Before Linux 4.14, and in captures by smemcap.
-            mappings = parse_smaps(_slurp(f"{thread}smaps", folder))
+            mappings = parse_smaps([_slurp(f"{thread}smaps", folder)])
         if not mappings:
             raise ProcessLookupError
         return _sums(mappings)

@@ -27,7 +27,7 @@ def load_mappings(path: Path) -> VmaTable:
         raise InvalidRequest(
             f"cannot read {path}: {error.strerror}", hint="`leakline maps PID --json -o FILE` writes one."
         ) from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ParseError(
             f"{path} is not what `maps --json` prints: {error}", hint="`leakline maps PID --json -o FILE` writes one."
         ) from error

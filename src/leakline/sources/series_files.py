@@ -205,7 +205,7 @@ def _json_lines(text: str, name: str, columns: Columns) -> Iterator[_Point]:
         lines = [line for line in text.split("\n") if line.strip()]
         whole = msgspec.json.decode(text.encode("utf-8", "replace")) if lines[0].lstrip().startswith("[") else None
         rows = whole if isinstance(whole, list) else [msgspec.json.decode(line.encode("utf-8", "replace")) for line in lines]
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ParseError(f"{readable(name)}: {error}", hint=_HINT) from error
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise ParseError(f"{readable(name)}: not one object a line", hint=_HINT)
@@ -222,7 +222,7 @@ def _prometheus_results(data: bytes) -> list[Any] | None:
     """
     try:
         answer = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if not isinstance(answer, dict):
         return None
