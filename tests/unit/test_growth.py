@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from leakline.analysis.growth import describe_growth, growing_mappings, poisson_interval
+from leakline.analysis.growth import describe_growth, growing_mappings, held_by_mapping, poisson_interval
 from leakline.model.memory import MemoryUsage
 from leakline.model.series import UsageSample
 from leakline.model.vma import Vma, VmaUsage
@@ -51,7 +51,7 @@ def test_mappings_rank_by_increase_and_new_ones_count_in_full() -> None:
 
     before = [usage(0x1000, 100, "[heap]"), usage(0x9000, 500, None)]
     after = [usage(0x1000, 150, "[heap]"), usage(0x9000, 400, None), usage(0x20000, 70, None)]
-    assert [(g.name, g.increase) for g in growing_mappings(before, after)] == [("[anon]", 70), ("[heap]", 50)]
+    assert [(g.name, g.increase) for g in growing_mappings(held_by_mapping(before), after)] == [("[anon]", 70), ("[heap]", 50)]
 
 
 @pytest.mark.parametrize(("count", "low", "high"), [(0, 0.0, 3.0), (1, 0.05, 4.74), (10, 5.43, 16.96), (100, 84.1, 118.1)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from leakline.model.series import Growth, UsageSample, VmaGrowth
 from leakline.model.vma import VmaUsage
@@ -52,14 +52,24 @@ def line_through(points: Sequence[tuple[float, float]]) -> tuple[float, tuple[fl
     return rate, (rate - half, rate + half)
 
 
-def growing_mappings(before: Sequence[VmaUsage], after: Sequence[VmaUsage]) -> list[VmaGrowth]:
-    """Which mappings hold more than before, the largest increase first; new ones count in full."""
-    held = {v.vma.start: v.usage.uss + v.usage.swap for v in before}
+def held_by_mapping(usages: Sequence[VmaUsage]) -> dict[int, int]:
+    """USS + swap of each mapping, by its start."""
+    return {v.vma.start: v.usage.uss + v.usage.swap for v in usages}
+
+
+def growing_mappings(before: Mapping[int, int], after: Sequence[VmaUsage]) -> list[VmaGrowth]:
+    """Which mappings hold more than before, the largest increase first; new ones count in full.
+
+    Args:
+        before: USS + swap by start.
+        after: all mappings.
+
+    """
     increases = [
         VmaGrowth(
             name=v.vma.path or "[anon]",
             start=v.vma.start,
-            increase=v.usage.uss + v.usage.swap - held.get(v.vma.start, 0),
+            increase=v.usage.uss + v.usage.swap - before.get(v.vma.start, 0),
         )
         for v in after
     ]

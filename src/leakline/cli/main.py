@@ -22,6 +22,7 @@ COMMANDS = {
     "scan": "Find the lost heap blocks of a running process.",
     "trace": "Record the allocations of a running process, and tell which are lost.",
     "watch": "Watch processes, and say when their memory is judged to grow.",
+    "record": "Sample processes and the machine into a file, for minutes or weeks.",
     "trend": "Judge whether series of memory grow without end.",
     "system": "Show where all of the machine's memory is.",
     "ps": "Show what processes hold: USS, PSS, RSS, VSS and swap.",

@@ -39,6 +39,16 @@ class Duration(click.ParamType[float]):
         return float(match[1]) * _UNITS[match[2]]
 
 
+class Every(Duration):
+    """A duration, or `every=` and a duration."""
+
+    name = "every"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Seconds."""
+        return super().convert(value.removeprefix("every=") if isinstance(value, str) else value, param, ctx)
+
+
 class Size(click.ParamType[int]):
     """A number of bytes, or with a unit: 64KiB 10MiB 1GiB."""
 
@@ -52,6 +62,21 @@ class Size(click.ParamType[int]):
         if match is None or match[2] not in _SIZES:
             self.fail(f"{value!r} is not a size: 4096, 64KiB, 10MiB or 1GiB", param, ctx)
         return int(match[1]) * _SIZES[match[2]]
+
+
+class Rate(click.ParamType[float]):
+    """A size in a time: 1MiB/h, 64KiB/s."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Bytes per second."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        size, slash, unit = str(value).partition("/")
+        if not slash or unit not in ("s", "m", "h", "d"):
+            self.fail(f"{value!r} is not a rate: 64KiB/s, 1MiB/h or 1GiB/d", param, ctx)
+        return Size().convert(size, param, ctx) / _UNITS[unit]
 
 
 def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:

@@ -29,6 +29,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "kB", "MB", "GB", "pages")
 @click.option("--limit", type=Size(), metavar="SIZE", help="What it may reach at most: shows when it will.")
 @click.option("--warm-up", type=Duration(), default="1h", show_default=True, help="No LEAK is called in this time after the start.")
 @click.option("--horizon", type=Duration(), default="1d", show_default=True, help="A limit that is reached within it is a risk.")
+@click.option("--all", "every", is_flag=True, help="Of a recording, what needs no fix too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: schema leakline.trend/1.")
 @click.option("--fail-on", type=click.Choice(["growing", "leak"]), help="Exit with 1 if a series is judged so, or worse.")
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colours.")
@@ -42,34 +43,45 @@ def command(
     limit: int | None,
     warm_up: float,
     horizon: float,
+    every: bool,
     as_json: bool,
     fail_on: str | None,
     color: Color,
 ) -> int:
     """Judge whether series of memory grow without end.
 
-    Series come from CSV, JSON lines, pidstat -r, sar -r, psrecord --log or Prometheus range answers; `-` is stdin. The verdicts:
-    STABLE, SETTLING, PLATEAU, STEP, PERIODIC and DECLINING need no fix; UNDECIDED needs more samples; GROWING names what keeps it
-    from LEAK.
+    Series come from `leakline record`, CSV, JSON lines, pidstat -r, sar -r, psrecord --log or Prometheus range answers; `-` is
+    stdin. The verdicts: STABLE, SETTLING, PLATEAU, STEP, PERIODIC and DECLINING need no fix; UNDECIDED needs more samples; GROWING
+    names what keeps it from LEAK. Of a recording the worst come first, and what needs no fix is counted in one line.
     """
     from leakline.analysis.trend import Settings, judge
     from leakline.model.trend import TrendReport
     from leakline.present.json import to_json
     from leakline.present.screen import write_lines
-    from leakline.present.trends import describe_trends
+    from leakline.present.trends import NOTEWORTHY, count_trends, describe_trends
+    from leakline.session.judging import by_severity, judge_recording
     from leakline.sources.series_files import UNITS, Columns, parse_series
+    from leakline.store.schema import is_recording
 
     columns = Columns(time_column, value_column, by_column, epoch_column, None if unit is None else UNITS[unit])
-    series = []
+    settings = Settings(warm_up, horizon)
+    series, recorded = [], []
     for path in files:
-        name = "-" if str(path) == "-" else path.name
-        series += parse_series(_bytes(path), name, columns, limit)
-    trends = judge(series, Settings(warm_up, horizon))
+        if str(path) != "-" and is_recording(path):
+            if any((time_column, value_column, by_column, epoch_column, unit)):
+                raise InvalidRequest(f"{path} is a recording: its columns and units are known", hint="Leave --time to --unit out.")
+            recorded += judge_recording(path, settings, limit)
+        else:
+            series += parse_series(_bytes(path), "-" if str(path) == "-" else path.name, columns, limit)
+    recorded, judged = by_severity(recorded), judge(series, settings)
+    trends = [*recorded, *judged]
     with closed_pipe_allowed():
         if as_json:
             sys.stdout.write(to_json(TrendReport(series=tuple(trends))))
         else:
-            write_lines(describe_trends(trends), sys.stdout, color)
+            shown = [trend for trend in recorded if every or trend.verdict in NOTEWORTHY or trend.at_risk]
+            quiet = [trend for trend in recorded if not (every or trend.verdict in NOTEWORTHY or trend.at_risk)]
+            write_lines([*describe_trends([*shown, *judged]), *count_trends(quiet)], sys.stdout, color)
         sys.stdout.flush()
     worse = {"growing": ("GROWING", "LEAK"), "leak": ("LEAK",)}.get(fail_on or "", ())
     return int(any(trend.verdict in worse for trend in trends))

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakline.cli.options import Duration, Output, Size, fail_on_option, fails, output_options, say_on_stderr, target_options
+from leakline.cli.options import Duration, Output, Rate, Size, fail_on_option, fails, output_options, say_on_stderr
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from subprocess import Popen
 
+    from leakline.model.finding import Report
     from leakline.present.screen import Color
     from leakline.session.watching import Update
 
+_LONGEST_COMMAND_SECONDS = 10.0
+
+
+class _PidOrAll(click.ParamType[int]):
+    """A process number, or `all`: 0."""
+
+    name = "pid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        return 0 if value == "all" else click.IntRange(1).convert(value, param, ctx)
+
 
 @click.command("watch")
-@target_options
+@click.argument("pids", nargs=-1, type=_PidOrAll(), metavar="[PID|all]...")
+@click.option("-p", "--pid", "more_pids", type=click.IntRange(1), multiple=True, help="A process; may be repeated.")
+@click.option("--name", metavar="REGEX", help="Processes whose command or program name this finds.")
+@click.option("--cgroup", metavar="PATH", help="Processes in this control group, and in those below it.")
 @click.option("-i", "--interval", type=Duration(), default="1s", show_default=True, help="From sample to sample.")
 @click.option("-d", "--duration", type=Duration(), help="How long; else until Ctrl-C.")
 @click.option(
     "--limit-bytes",
     type=Size(),
     metavar="SIZE",
-    help="What each may reach; else its control group's limit, or what memory has left.",
+    help="What each may reach; else its control group's limit, its own, or what memory has left.",
+)
+@click.option("--grow-over", type=Rate(), metavar="RATE", help="Only growth of so much or more: 1MiB/h.")
+@click.option(
+    "--exec", "command_line", metavar="COMMAND", help="Run this by sh when growth firms up; the findings come by stdin, as JSON."
 )
 @click.option("--warm-up", type=Duration(), default="1h", show_default=True, help="No LEAK is called in this time after the start.")
 @click.option("--horizon", type=Duration(), default="1d", show_default=True, help="A limit that is reached within it is a risk.")
@@ -33,9 +53,12 @@ def command(
     pids: tuple[int, ...],
     more_pids: tuple[int, ...],
     name: str | None,
+    cgroup: str | None,
     interval: float,
     duration: float | None,
     limit_bytes: int | None,
+    grow_over: float | None,
+    command_line: str | None,
     warm_up: float,
     horizon: float,
     fail_on: str | None,
@@ -49,26 +72,70 @@ def command(
     """Watch processes, and say when their memory is judged to grow.
 
     Samples USS + swap, says on stderr when a verdict changes, which mapping grows and which rung comes next, and reports what grows
-    at the end: after --duration, at Ctrl-C, or when the processes have ended. With --name a process that is started anew goes on
-    where the last one ended. The verdicts are those of `leakline trend`.
+    at the end: after --duration, at Ctrl-C, or when the processes have ended. A process that is started anew goes on where the last
+    one ended. Of `all`, or a --cgroup, only what grows is said. The verdicts are those of `leakline trend`.
     """
     from leakline.analysis.trend import Settings
     from leakline.session.interruption import Interruption
+    from leakline.session.sampling import Choice
     from leakline.session.watching import Watch
-    from leakline.sources.procfs import ProcFs
+    from leakline.sources.machine import Machine
 
     if interval < 0.01:
         raise click.BadParameter("at least 10ms", param_hint="--interval")
+    everything = 0 in pids
+    chosen = [pid for pid in (*pids, *more_pids) if pid]
+    if not (everything or chosen or name or cgroup):
+        raise click.UsageError("no target: give PIDs, `all`, --name or --cgroup")
     writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
     interruption = Interruption()
-    watch = Watch(ProcFs(), interruption, Settings(warm_up, horizon), limit_bytes)
+    watch = Watch(Machine(), interruption, Settings(warm_up, horizon), limit_bytes, grow_over or 0.0)
+    choice = Choice.of(chosen, name=name, cgroup=cgroup, everything=everything)
+    many = everything or cgroup is not None
+    started: list[Popen[bytes]] = []
     with interruption.listening():
-        for update in watch.run([*pids, *more_pids], name, interval, float("inf") if duration is None else duration):
-            if not quiet:
+        for update in watch.run(choice, interval, float("inf") if duration is None else duration):
+            accused = watch.accuses(update.trend)
+            if not quiet and (accused or update.trend.at_risk or not many):
                 _say(update)
-        reports = watch.reports()
+            if command_line is not None and accused:
+                started.append(_run(command_line, watch.report(update)))
+        reports = watch.reports(every=not many)
+    for process in started:
+        _await(process)
+    if many and not quiet:
+        unread = f", {watch.unreadable} more may not be read" if watch.unreadable else ""
+        say_on_stderr(f"{watch.services} watched{unread}; {len(reports)} grow")
     writer.write(reports)
     return int(fails(reports, fail_on))
+
+
+def _run(command_line: str, report: Report) -> Popen[bytes]:
+    """Start a command that reads the findings; it is not waited for, so that sampling goes on."""
+    import os
+    import subprocess
+
+    from leakline.present.json import to_json
+
+    file = os.memfd_create("findings")
+    try:
+        os.write(file, to_json(report).encode())
+        os.lseek(file, 0, os.SEEK_SET)
+        return subprocess.Popen(["sh", "-c", command_line], stdin=file, stdout=2)  # our stdout is for the report
+    finally:
+        os.close(file)
+
+
+def _await(process: Popen[bytes]) -> None:
+    import subprocess
+
+    try:
+        status = process.wait(_LONGEST_COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        say_on_stderr(f"the command of --exec still runs as process {process.pid}")
+        return
+    if status:
+        say_on_stderr(f"the command of --exec ended with status {status}")
 
 
 def _say(update: Update) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from leakline.present.text import amount, change, counted, duration, printable, 
 
 Line = tuple[str, str]
 _STYLES = {"LEAK": "definite", "GROWING": "growing", "UNDECIDED": "possible"}
+NOTEWORTHY = ("LEAK", "GROWING", "UNDECIDED")
 _SHAPES = {
     "flat": "it is level",
     "one step": "one step explains it",
@@ -40,6 +42,14 @@ def describe_trends(trends: Sequence[SeriesTrend]) -> Iterator[Line]:
         risk = "AT-RISK " if trend.at_risk else ""
         text = f"{trend.verdict:<{width}}  {printable(trend.name)}: {risk}{explain(trend)}"
         yield text, _STYLES.get(trend.verdict, "warning" if trend.at_risk else "")
+
+
+def count_trends(trends: Sequence[SeriesTrend]) -> Iterator[Line]:
+    """How many others there are, by verdict."""
+    if trends:
+        counts = Counter(trend.verdict for trend in trends)
+        text = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.most_common())
+        yield f"{len(trends):,} others: {text}. --all lists them.", "dim"
 
 
 def explain(trend: SeriesTrend) -> str:

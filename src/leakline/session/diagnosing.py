@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from leakline.analysis.diagnosis import agreed, find_lost
-from leakline.analysis.growth import describe_growth, growing_mappings
+from leakline.analysis.growth import describe_growth, growing_mappings, held_by_mapping
 from leakline.errors import LeaklineError, NotPossible, PermissionNeeded
 from leakline.model.finding import NotJudged, Report, Target
 from leakline.model.heap import HeapScan
@@ -144,7 +144,7 @@ class Diagnosis:
             f"{growth.rate / 1024:,.1f} KiB/s (90 %: {low / 1024:,.1f} to {high / 1024:,.1f}); {verdict}, "
             f"but {growth.samples} samples are too few for a verdict"
         )
-        for mapping in growing_mappings(case.before, case.after)[:3]:
+        for mapping in growing_mappings(held_by_mapping(case.before), case.after)[:3]:
             self._say(f"mapping {mapping.name} at {mapping.start:#x}: {mapping.increase >> 10:+,} KiB")
 
     # Rungs 6 and 7: which blocks are lost, and who allocates them.

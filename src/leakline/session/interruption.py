@@ -29,7 +29,7 @@ class Interruption:
         return self._asked.wait(max(seconds, 0))
 
     def ticks(self, interval: float, duration: float) -> Iterator[float]:
-        """Yield the time since the start, now and then every `interval` seconds until `duration` is over."""
+        """Yield the time since the start, now and every `interval` seconds until `duration` is over; missed ones are left out."""
         began = time.monotonic()
         count = 0
         while not self.asked:
@@ -37,7 +37,7 @@ class Interruption:
             yield elapsed
             if elapsed >= duration:
                 return
-            count += 1
+            count = max(count, int((time.monotonic() - began) / interval)) + 1
             self.wait(min(count * interval, duration) - (time.monotonic() - began))
 
     @contextmanager

@@ -33,7 +33,7 @@ def select(procfs: ProcFs, pids: Sequence[int], name: str | None) -> list[int]:
         pattern = re.compile(name)
     except re.error as error:
         raise InvalidRequest(f"--name {name!r} is not a regular expression: {error}") from error
-    ours = _ancestry(procfs)
+    ours = ancestry(procfs)
     for pid in procfs.pids():
         if pid in ours or pid in chosen:
             continue
@@ -51,7 +51,7 @@ def select(procfs: ProcFs, pids: Sequence[int], name: str | None) -> list[int]:
     return chosen
 
 
-def _ancestry(procfs: ProcFs) -> set[int]:
+def ancestry(procfs: ProcFs) -> set[int]:
     """We and our parents: a shell that runs `leakline --name x` has x in its command line."""
     found: set[int] = set()
     pid = os.getpid()

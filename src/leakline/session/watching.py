@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import time
+from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from leakline.analysis.diagnosis import growing_finding
-from leakline.analysis.growth import growing_mappings
+from leakline.analysis.growth import growing_mappings, held_by_mapping
 from leakline.analysis.trend import Settings, judge
 from leakline.errors import LeaklineError, NotPossible, TargetGone
 from leakline.model.finding import Report, Target
+from leakline.model.recording import ProcessIdentity
 from leakline.model.series import VmaGrowth
 from leakline.model.trend import Series, SeriesTrend
-from leakline.model.vma import VmaUsage
 from leakline.session.reporting import build_report
+from leakline.session.sampling import Sampler
 from leakline.session.targets import describe, require_readable, select
 from leakline.sources.cgroupfs import memory_limit
-from leakline.sources.machine import Machine
+from leakline.sources.procfs import ProcFs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from leakline.session.interruption import Interruption
-    from leakline.sources.procfs import ProcFs
+    from leakline.session.sampling import Choice, Look, Sampled
+    from leakline.sources.machine import Machine
 
-_OLDEST_SECONDS = 30.0
-"""USS can change while statm stays: when a process ends that shared its pages. So long a value may be repeated."""
 _ACCUSING = ("GROWING", "LEAK")
 _FIRST_LOOKS = (5, 8, 12, 24, 36, 48)
+_MOST_SAMPLES = 512
+_FEW = 16
+"""Processes whose mappings are read at the start; of more, once their memory rises."""
 
 
 def _next_look(samples: int) -> int:
@@ -47,163 +51,219 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     """The one that grew most, for a series that grows."""
 
 
-class _Watched(msgspec.Struct):
+class _Samples:
+    """Times, values and epochs in a bounded space: when it is full every second one goes, and only every second one comes."""
+
+    def __init__(self) -> None:
+        self.times, self.values, self.epochs = array("d"), array("d"), array("i")
+        self.seen = 0
+        self._stride = 1
+
+    def add(self, when: float, value: float, epoch: int) -> None:
+        if self.seen % self._stride == 0:
+            if len(self.times) == _MOST_SAMPLES:
+                self.times, self.values, self.epochs = self.times[::2], self.values[::2], self.epochs[::2]
+                self._stride *= 2
+            if self.seen % self._stride == 0:
+                self.times.append(when)
+                self.values.append(value)
+                self.epochs.append(epoch)
+        self.seen += 1
+
+
+class _Watched:
     """One service: a process, and those that took its place."""
 
-    target: Target
-    started: int
-    before: list[VmaUsage]
-    times: list[float] = msgspec.field(default_factory=list)
-    values: list[float] = msgspec.field(default_factory=list)
-    epochs: list[int] = msgspec.field(default_factory=list)
-    epoch: int = 0
-    statm: bytes = b""
-    read_at: float = 0.0
-    judged: int = 0
-    trend: SeriesTrend | None = None
-    gone: bool = False
+    def __init__(self, identity: ProcessIdentity, target: Target) -> None:
+        self.identity = identity
+        self.target = target
+        self.samples = _Samples()
+        self.before: dict[int, int] | None = None
+        self.epoch = 0
+        self.judged = 0
+        self.trend: SeriesTrend | None = None
+        self.mapping: VmaGrowth | None = None
+        self.gone = False
 
 
 class Watch:
     """Watches processes.
 
     Args:
-        procfs: where they run.
+        machine: the live one.
         interruption: the first Ctrl-C ends it.
         settings: warm-up and horizon.
-        limit: bytes that each may reach; None finds it: its control group's, or what memory and swap have left.
+        limit: bytes that each may reach; None finds it: its control group's, its own (RLIMIT_AS, RLIMIT_DATA), or what memory and
+            swap have left.
+        least_rate: bytes per second; slower growth is not accused.
 
     """
 
-    def __init__(self, procfs: ProcFs, interruption: Interruption, settings: Settings, limit: int | None = None) -> None:
-        self._procfs = procfs
+    def __init__(
+        self, machine: Machine, interruption: Interruption, settings: Settings, limit: int | None = None, least_rate: float = 0.0
+    ) -> None:
+        self._machine = machine
+        self._procfs = ProcFs(machine.proc)
         self._interruption = interruption
         self._settings = settings
         self._limit = limit
+        self._least_rate = least_rate
         self._watched: list[_Watched] = []
-        self._name: str | None = None
+        self._current: dict[tuple[int, int], _Watched] = {}
+        self._follows = False
         self._began_ns = time.monotonic_ns()
+        self.unreadable = 0
+        """Processes that were seen, and may not be read."""
 
-    def run(self, pids: Sequence[int], name: str | None, interval: float, duration: float) -> Iterator[Update]:
+    def run(self, choice: Choice, interval: float, duration: float) -> Iterator[Update]:
         """Sample until the time is over, and yield judgements when they change.
 
         Args:
-            pids: processes.
-            name: an expression: those that it finds too, and those that take their place when they end.
+            choice: which processes; those that take the place of one that has ended go on in its series.
             interval: seconds from sample to sample.
             duration: seconds in all.
 
         Raises:
             TargetGone: there is no such process, or all have ended.
-            PermissionNeeded: one may not be read.
+            PermissionNeeded: one that was named may not be read.
 
         """
-        self._name = name
-        for pid in select(self._procfs, pids, name):
+        named = select(self._procfs, sorted(choice.pids), choice.name.pattern if choice.name else None) if choice.named else []
+        for pid in named:
             require_readable(self._procfs, pid)
-            self._watched.append(self._begin(pid))
-        for elapsed in self._interruption.ticks(interval, duration):
-            for watched in self._watched:
-                self._sample(watched, elapsed)
-                if len(watched.values) >= _next_look(watched.judged):
-                    yield from self._judge(watched)
-            if all(watched.gone for watched in self._watched) and self._name is None:
-                break
-        for watched in self._watched:
-            yield from self._judge(watched)
+        self._follows = choice.follows
+        sampler = Sampler(self._machine, choice)
+        try:
+            began = None
+            for _ in self._interruption.ticks(interval, duration):
+                look = sampler.tick()
+                if began is None:
+                    began = look.tick.boottime
+                    if not look.processes:
+                        raise TargetGone("no such process", hint="`leakline ps` shows what there is.")
+                self._take(look, look.tick.boottime - began)
+                yield from self._judge([w for w in self._watched if w.samples.seen >= _next_look(w.judged)])
+                if not self._current and not self._follows:
+                    break
+        finally:
+            sampler.close()
+        yield from self._judge(self._watched)
 
-    def reports(self) -> list[Report]:
-        """Findings about each, as things stand."""
-        return [self._report(watched) for watched in self._watched]
+    def reports(self, *, every: bool) -> list[Report]:
+        """Findings about each, as things stand.
+
+        Args:
+            every: of those that do not grow, too.
+
+        """
+        return [self._report(watched) for watched in self._watched if every or self._accused(watched)]
+
+    def report(self, update: Update) -> Report:
+        """What is to be told about a judgement now."""
+        return self._report(next(watched for watched in self._watched if watched.target == update.target))
 
     @property
-    def trends(self) -> list[SeriesTrend]:
-        """The last judgement of each."""
-        return [watched.trend for watched in self._watched if watched.trend is not None]
+    def services(self) -> int:
+        """How many were watched."""
+        return len(self._watched)
 
-    def _begin(self, pid: int) -> _Watched:
-        stat = self._procfs.stat(pid)
-        return _Watched(target=describe(self._procfs, pid), started=stat.start_ticks, before=self._procfs.smaps(pid))
+    def _take(self, look: Look, elapsed: float) -> None:
+        for identity in look.ended:
+            watched = self._current.pop((identity.pid, identity.start_ticks), None)
+            if watched is not None:
+                watched.gone = True
+        self.unreadable = 0
+        for sampled in look.processes:
+            amounts = sampled.amounts
+            if amounts is None or amounts.uss is None or amounts.held is None:
+                self.unreadable += 1
+                continue
+            identity = sampled.identity
+            watched = self._current.get((identity.pid, identity.start_ticks)) or self._place(sampled)
+            if watched is not None:
+                watched.samples.add(elapsed, float(amounts.held), watched.epoch)
+        if len(self._watched) <= _FEW:
+            for watched in self._watched:
+                self._remember_mappings(watched)
 
-    def _sample(self, watched: _Watched, elapsed: float) -> None:
-        if watched.gone and not self._replaced(watched):
-            return
-        pid = watched.target.pid
+    def _place(self, sampled: Sampled) -> _Watched | None:
+        identity = sampled.identity
         try:
-            statm = self._procfs.statm(pid)
-            now = time.monotonic()
-            if statm != watched.statm or now - watched.read_at >= _OLDEST_SECONDS:
-                usage = self._procfs.usage(pid)
-                watched.statm, watched.read_at = statm, now
-                value = float(usage.uss + usage.swap)
-            else:
-                value = watched.values[-1]
-            watched.gone = self._procfs.stat(pid).start_ticks != watched.started
-        except TargetGone:
-            watched.gone = True
-        if watched.gone:
-            return
-        watched.times.append(elapsed)
-        watched.values.append(value)
-        watched.epochs.append(watched.epoch)
+            target = describe(self._procfs, identity.pid)
+        except LeaklineError:
+            return None  # it has ended since
+        watched = next((w for w in self._watched if w.gone and _same_service(w.identity, identity)), None)
+        if watched is None:
+            watched = _Watched(identity, target)
+            self._watched.append(watched)
+        else:
+            watched.identity, watched.target, watched.before = identity, target, None
+            watched.gone, watched.epoch = False, watched.epoch + 1
+        self._current[identity.pid, identity.start_ticks] = watched
+        return watched
 
-    def _replaced(self, watched: _Watched) -> bool:
-        """Whether a service was started anew: a process of the same command that the expression finds, and nobody watches."""
-        if self._name is None:
-            return False
-        known = {other.target.pid for other in self._watched if not other.gone}
-        with suppress(LeaklineError):
-            for pid in select(self._procfs, [], self._name):
-                target = describe(self._procfs, pid)
-                if pid not in known and target.command == watched.target.command:
-                    fresh = self._begin(pid)
-                    watched.target, watched.started, watched.before = fresh.target, fresh.started, fresh.before
-                    watched.statm, watched.gone, watched.epoch = b"", False, watched.epoch + 1
-                    return True
-        return False
+    def _remember_mappings(self, watched: _Watched) -> None:
+        if watched.before is None and not watched.gone:
+            with suppress(LeaklineError):
+                watched.before = held_by_mapping(self._procfs.smaps(watched.identity.pid))
 
-    def _judge(self, watched: _Watched) -> Iterator[Update]:
-        if not watched.values or watched.judged == len(watched.values):
-            return
-        watched.judged = len(watched.values)
-        series = Series(
+    def _judge(self, due: Sequence[_Watched]) -> Iterator[Update]:
+        due = [watched for watched in due if watched.judged != watched.samples.seen]
+        for watched, trend in zip(due, judge([self._series(watched) for watched in due], self._settings), strict=True):
+            watched.judged = watched.samples.seen
+            before, watched.trend = watched.trend, trend
+            if trend.increase:
+                self._remember_mappings(watched)
+            if before is None or (before.verdict, before.at_risk) != (trend.verdict, trend.at_risk):
+                if trend.verdict in _ACCUSING:
+                    self._find_mapping(watched)
+                yield Update(target=watched.target, trend=trend, mapping=watched.mapping if trend.verdict in _ACCUSING else None)
+
+    def _series(self, watched: _Watched) -> Series:
+        samples = watched.samples
+        return Series(
             name=f"{watched.target.command} ({watched.target.pid})",
-            times=tuple(watched.times),
-            values=tuple(watched.values),
-            epochs=tuple(watched.epochs) if watched.epoch else None,
+            times=tuple(samples.times),
+            values=tuple(samples.values),
+            epochs=tuple(samples.epochs) if watched.epoch else None,
             limit=self._limit if self._limit is not None else self._found_limit(watched),
-            age=self._age(watched),
+            age=time.clock_gettime(time.CLOCK_BOOTTIME) - watched.identity.start_ticks / self._machine.ticks_per_second,
         )
-        before, (watched.trend,) = watched.trend, judge([series], self._settings)
-        trend = watched.trend
-        if before is None or (before.verdict, before.at_risk) != (trend.verdict, trend.at_risk):
-            yield Update(target=watched.target, trend=trend, mapping=self._grown(watched) if trend.verdict in _ACCUSING else None)
 
-    def _grown(self, watched: _Watched) -> VmaGrowth | None:
-        with suppress(LeaklineError):
-            return next(iter(growing_mappings(watched.before, self._procfs.smaps(watched.target.pid))), None)
-        return None
+    def accuses(self, trend: SeriesTrend) -> bool:
+        """Whether it grows, and as fast as was asked for."""
+        return trend.verdict in _ACCUSING and (trend.rate_bytes_per_second or 0.0) >= self._least_rate
 
-    def _age(self, watched: _Watched) -> float | None:
-        """Seconds since its start, at the last sample."""
-        with suppress(OSError, ValueError, IndexError):
-            up = float((self._procfs.root / "uptime").read_text().split()[0])
-            return up - watched.started / Machine().ticks_per_second
-        return None
+    def _accused(self, watched: _Watched) -> bool:
+        return watched.trend is not None and self.accuses(watched.trend)
+
+    def _find_mapping(self, watched: _Watched) -> None:
+        if watched.before is not None and not watched.gone:
+            with suppress(LeaklineError):
+                watched.mapping = next(iter(growing_mappings(watched.before, self._procfs.smaps(watched.identity.pid))), None)
 
     def _found_limit(self, watched: _Watched) -> int | None:
-        memory = self._procfs.memory()
-        if memory.available is None:
-            return None
-        left = int(watched.values[-1]) + memory.available + memory.swap_free
-        own = None
+        held = int(watched.samples.values[-1])
+        found = []
+        with suppress(LeaklineError):
+            memory = self._procfs.memory()
+            if memory.available is not None:
+                found.append(held + memory.available + memory.swap_free)
         with suppress(NotPossible):
-            own = memory_limit(Machine(), self._procfs.memory_cgroup(watched.target.pid))
-        return left if own is None else min(left, own)
+            own = memory_limit(self._machine, watched.identity.cgroup)
+            found += [] if own is None else [own]
+        with suppress(LeaklineError):
+            room = self._procfs.room(watched.identity.pid)
+            found += [] if room is None else [held + room]
+        return min(found, default=None)
 
     def _report(self, watched: _Watched) -> Report:
-        trend, mapping = watched.trend, self._grown(watched)
-        findings = [growing_finding(trend, mapping)] if trend is not None and trend.verdict in _ACCUSING else []
-        return build_report(
-            self._procfs, watched.target, [], findings, began_ns=self._began_ns, before=watched.before, after=watched.before
-        )
+        findings = []
+        if watched.trend is not None and self._accused(watched):
+            self._find_mapping(watched)
+            findings.append(growing_finding(watched.trend, watched.mapping))
+        return build_report(self._procfs, watched.target, [], findings, began_ns=self._began_ns)
+
+
+def _same_service(one: ProcessIdentity, other: ProcessIdentity) -> bool:
+    return (one.user, one.command, one.cmdline) == (other.user, other.command, other.cmdline)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from leakline.errors import ParseError
 from leakline.model.names import readable
 from leakline.model.process import ProcessStat, ProcessStatus
-from leakline.sources.parsing import integer, key_values, text
+from leakline.sources.parsing import integer, key_values, kilobytes, text
 
 
 def parse_stat(data: bytes) -> ProcessStat:
@@ -53,6 +53,16 @@ def parse_status(data: bytes) -> ProcessStatus:
     )
 
 
+def status_amounts(data: bytes) -> dict[str, int]:
+    """The amounts of /proc/PID/status in bytes: VmSize, VmData and others.
+
+    Raises:
+        ParseError: a line has another form.
+
+    """
+    return {text(key): kilobytes(value, "status") for key, value in key_values(data, "status").items() if value.endswith(b" kB")}
+
+
 def memory_cgroup(data: bytes) -> str | None:
     """The group that memory is charged to: v1's `memory` line, else v2's (`0::/path`)."""
     unified = None
@@ -64,3 +74,21 @@ def memory_cgroup(data: bytes) -> str | None:
         if colon and not controllers:
             unified = readable(text(path))
     return unified
+
+
+def parse_limits(data: bytes) -> dict[str, int]:
+    """Soft limits of /proc/PID/limits by name, in its units; those that are `unlimited` are left out.
+
+    Raises:
+        ParseError: a line has another form.
+
+    """
+    found = {}
+    for line in data.split(b"\n")[1:]:
+        if not line.strip():
+            continue
+        # Names hold single spaces; columns are padded to 26 and 21 characters (fs/proc/base.c, proc_pid_limits()).
+        name, soft = line[:26].strip(), line[26:47].strip()
+        if soft != b"unlimited":
+            found[text(name)] = integer(soft, "limits")
+    return found

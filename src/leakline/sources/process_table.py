@@ -1,13 +1,9 @@
-"""All processes at the price of reading their files: the kernel's page-table walk in smaps_rollup is most of it.
-
-What is learned from the first file (where each value stands) is checked on every other, and read the slow way where it differs.
-"""
+"""All processes at the price of reading their files: the kernel's page-table walk in smaps_rollup is most of it."""
 
 from __future__ import annotations
 
 import os
 import re
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from leakline.errors import ParseError, TargetGone
@@ -16,60 +12,15 @@ from leakline.model.names import readable
 from leakline.sources.maps import parse_smaps
 from leakline.sources.parsing import text
 from leakline.sources.process_files import memory_cgroup, parse_stat
+from leakline.sources.rollup import KEYS, Rollup, slurp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from leakline.model.vma import VmaUsage
     from leakline.sources.machine import Machine
 
-_READ = 1 << 16
-# Keys of smaps_rollup that are used; those behind the first eight are younger than the file itself (Linux 4.14).
-_KEYS = (
-    *(b"Rss:", b"Pss:", b"Private_Clean:", b"Private_Dirty:", b"Swap:", b"SwapPss:", b"Locked:", b"AnonHugePages:"),
-    *(b"Pss_Anon:", b"Pss_File:", b"Pss_Shmem:", b"LazyFree:", b"Shared_Hugetlb:", b"Private_Hugetlb:", b"KSM:"),
-)
 _DEMANDED = {"page_tables": "status", "vmas": "maps", "cgroup": "cgroup", "container": "cgroup"}
-
-
-class _Rollup:
-    """Finds the values of smaps_rollup: where they stood in the last file, if the keys stand there again."""
-
-    def __init__(self) -> None:
-        self._keys: tuple[bytes, ...] = ()
-        self._at_keys: Callable[[list[bytes]], tuple[bytes, ...]] | None = None
-        self._at_values: Callable[[list[bytes]], tuple[bytes, ...]] | None = None
-        self._present: tuple[int, ...] = ()
-
-    def values(self, data: bytes) -> list[int | None]:
-        """Bytes for each of _KEYS; None for those that the file does not have."""
-        words = data.split()
-        if self._at_keys is None or self._at_values is None or not self._fits(words):
-            self._learn(words)
-        found: list[int | None] = [None] * len(_KEYS)
-        if self._at_values is None:
-            return found
-        try:
-            for place, value in zip(self._present, self._at_values(words), strict=True):
-                found[place] = int(value) << 10
-        except (ValueError, IndexError) as error:
-            raise ParseError("smaps_rollup: a value is no number") from error
-        return found
-
-    def _fits(self, words: list[bytes]) -> bool:
-        try:
-            return self._at_keys is not None and self._at_keys(words) == self._keys
-        except IndexError:
-            return False
-
-    def _learn(self, words: list[bytes]) -> None:
-        places = [(number, words.index(key)) for number, key in enumerate(_KEYS) if key in words]
-        if len(places) < 2:
-            raise ParseError("smaps_rollup: it has no Rss")
-        self._present = tuple(number for number, _ in places)
-        self._keys = tuple(_KEYS[number] for number, _ in places)
-        self._at_keys = itemgetter(*(place for _, place in places))
-        self._at_values = itemgetter(*(place + 1 for _, place in places))
 
 
 class ProcessTableReader:
@@ -87,7 +38,7 @@ class ProcessTableReader:
         self._demanded = {name: _DEMANDED[name] for name in demanded if name in _DEMANDED}
         self._boot_time = _boot_time(machine) if "started" in demanded else None
         self._gentle = gentle
-        self._rollup = _Rollup()
+        self._rollup = Rollup()
         self._vanished = self._kernel_threads = self._zombies = self._readable = self._seen = 0
 
     def read(self) -> tuple[list[ProcessMemory], Coverage]:
@@ -154,7 +105,7 @@ class ProcessTableReader:
         except PermissionError:
             values = None
         except (ProcessLookupError, FileNotFoundError):
-            stat = parse_stat(_slurp("stat", folder))
+            stat = parse_stat(slurp("stat", folder))
             if stat.is_kernel_thread:
                 self._kernel_threads += 1
                 return None
@@ -168,14 +119,14 @@ class ProcessTableReader:
                 raise
             else:
                 values = None  # a capture lacks what could not be read when it was taken
-        stat_data = _slurp("stat", folder)
+        stat_data = slurp("stat", folder)
         stat = parse_stat(stat_data)
-        cmdline = _slurp(f"{thread}cmdline", folder)
+        cmdline = slurp(f"{thread}cmdline", folder)
         # The folder belongs to the effective user, whether the process may be dumped or not (fs/proc/base.c, task_dump_owner()).
         uid = os.fstat(folder).st_uid if self._machine.live else _uid(folder)
         self._readable += values is not None
-        vss, rss = _sizes(_slurp(f"{thread}stat", folder) if thread else stat_data, self._machine.page_size)
-        v = values or [None] * len(_KEYS)
+        vss, rss = _sizes(slurp(f"{thread}stat", folder) if thread else stat_data, self._machine.page_size)
+        v = values or [None] * len(KEYS)
         clean, dirty, shared_huge, private_huge = v[2], v[3], v[12], v[13]
         extra = self._on_demand(folder, thread) if self._demanded else {}
         started = None if self._boot_time is None else self._boot_time + stat.start_ticks / self._machine.ticks_per_second
@@ -197,14 +148,14 @@ class ProcessTableReader:
         )
 
     def _amounts(self, folder: int, thread: str) -> Sequence[int | None]:
-        """Bytes for each of _KEYS. ESRCH: there is no memory behind it."""
+        """Bytes for each of KEYS. ESRCH: there is no memory behind it."""
         if self._gentle:
             return self._gentle_amounts(folder, thread)
         try:
-            return self._rollup.values(_slurp(f"{thread}smaps_rollup", folder))
+            return self._rollup.values(slurp(f"{thread}smaps_rollup", folder))
         except FileNotFoundError:
             # Before Linux 4.14, and in captures by smemcap.
-            mappings = parse_smaps([_slurp(f"{thread}smaps", folder)])
+            mappings = parse_smaps([slurp(f"{thread}smaps", folder)])
         if not mappings:
             raise ProcessLookupError
         return _sums(mappings)
@@ -215,7 +166,7 @@ class ProcessTableReader:
         rss = swap = thp = 0
         for mapping in gentle_mappings(folder, thread):
             rss, swap, thp = rss + mapping.rss, swap + mapping.swap, thp + mapping.thp
-        amounts: list[int | None] = [None] * len(_KEYS)
+        amounts: list[int | None] = [None] * len(KEYS)
         amounts[0], amounts[4], amounts[7] = rss, swap, thp
         return amounts
 
@@ -234,7 +185,7 @@ class ProcessTableReader:
         found: dict[str, Any] = {}
         for field in self._demanded:
             try:
-                data = _slurp(thread + self._demanded[field], folder)
+                data = slurp(thread + self._demanded[field], folder)
             except OSError:
                 continue
             if field == "page_tables":
@@ -281,28 +232,10 @@ def _threads(folder: int) -> list[str]:
         os.close(task)
 
 
-def _slurp(name: str, folder: int) -> bytes:
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        data = os.read(fd, _READ)
-        # What seq_file writes may come in parts of any length; a command line comes whole, or fills the buffer.
-        if not name.endswith(_LONG) and len(data) < _READ:
-            return data
-        parts = [data]
-        while parts[-1]:
-            parts.append(os.read(fd, _READ))
-        return b"".join(parts)
-    finally:
-        os.close(fd)
-
-
-_LONG = ("maps", "smaps")
-
-
 def _uid(folder: int) -> int | None:
     """The effective user, where the folder is a copy."""
     try:
-        data = _slurp("status", folder)
+        data = slurp("status", folder)
     except OSError:
         return None
     match = re.search(rb"^Uid:\s+\d+\s+(\d+)", data, re.MULTILINE)

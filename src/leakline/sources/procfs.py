@@ -12,7 +12,7 @@ from leakline.errors import LeaklineError, NotPossible, PermissionNeeded, Target
 from leakline.sources.maps import parse_maps, parse_smaps, parse_smaps_rollup
 from leakline.sources.meminfo import parse_amounts, parse_meminfo
 from leakline.sources.parsing import pieces_of, text
-from leakline.sources.process_files import memory_cgroup, parse_stat, parse_status
+from leakline.sources.process_files import memory_cgroup, parse_limits, parse_stat, parse_status, status_amounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,6 +99,17 @@ class ProcFs:
     def statm(self, pid: int) -> bytes:
         """/proc/PID/statm as it is: if it has not changed, hardly anything has."""
         return self._read(pid, "statm")
+
+    def room(self, pid: int) -> int | None:
+        """Bytes that RLIMIT_AS and RLIMIT_DATA still allow; None where neither is set."""
+        limits = parse_limits(self._read(pid, "limits"))
+        status = status_amounts(self._read(pid, "status"))
+        rooms = [
+            limits[name] - status[key]
+            for name, key in (("Max address space", "VmSize"), ("Max data size", "VmData"))
+            if name in limits and key in status
+        ]
+        return max(0, min(rooms)) if rooms else None
 
     def memory_cgroup(self, pid: int) -> str | None:
         """The control group that its memory is charged to."""

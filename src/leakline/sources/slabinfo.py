@@ -1,0 +1,78 @@
+"""/proc/slabinfo (mm/slab_common.c): what the kernel's own object caches hold."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from leakline.errors import ParseError, PermissionNeeded
+from leakline.model.names import readable
+from leakline.sources.parsing import text
+
+if TYPE_CHECKING:
+    from leakline.sources.machine import Machine
+
+
+class SlabCache(msgspec.Struct, frozen=True, gc=False):
+    """One cache."""
+
+    name: str
+    objects: int
+    """In use."""
+    object_size: int
+    """Bytes."""
+    bytes: int
+    """Of all its slabs."""
+
+
+def parse_slabinfo(data: bytes, page_size: int) -> list[SlabCache]:
+    """The caches, in the kernel's order.
+
+    Args:
+        data: the file, version 2.1.
+        page_size: bytes.
+
+    Raises:
+        ParseError: it is of another version, or a line has another form.
+
+    """
+    head, _, rest = data.partition(b"\n")
+    if not head.startswith(b"slabinfo - version: 2."):
+        raise ParseError(f"slabinfo: {head[:80]!r}")
+    found = []
+    for line in rest.split(b"\n"):
+        if not line or line.startswith(b"#"):
+            continue
+        name, *fields = line.split()
+        try:
+            used, size, pages, slabs = int(fields[0]), int(fields[2]), int(fields[4]), int(fields[13])
+        except (ValueError, IndexError) as error:
+            raise ParseError(f"slabinfo: {line[:80]!r}") from error
+        found.append(SlabCache(readable(text(name)), used, size, slabs * pages * page_size))
+    return found
+
+
+def read_slabs(machine: Machine) -> list[SlabCache]:
+    """The caches of a machine.
+
+    Raises:
+        PermissionNeeded: only root may read them.
+        ParseError: the file has another form.
+
+    """
+    try:
+        data = (machine.proc / "slabinfo").read_bytes()
+    except OSError as error:
+        raise PermissionNeeded("no permission to read slabinfo", hint="Run as root.") from error
+    return parse_slabinfo(data, machine.page_size)
+
+
+def is_reclaimable(machine: Machine, cache: str) -> bool:
+    """Whether the kernel takes back what a cache holds when it needs memory: dentries, inodes. False where that is not known."""
+    if "/" in cache:
+        return False
+    with suppress(OSError):
+        return (machine.sys / "kernel/slab" / cache / "reclaim_account").read_bytes().strip() == b"1"
+    return False

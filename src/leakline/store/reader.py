@@ -1,0 +1,246 @@
+"""Reading a recording: series with an even axis of time, restarts of a service as epochs of one series."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple, Self, get_args
+
+import numpy as np
+
+from leakline.errors import ParseError
+from leakline.model.recording import CounterKind, RecordedSeries
+from leakline.store.schema import SHIFT, open_for_reading
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+
+_ID = (1 << SHIFT) - 1
+_MOST_POINTS = 2048
+_QUANTILE = 0.25
+_DAMAGE = "The file is damaged, or was made by somebody else."
+
+
+class _Process(NamedTuple):
+    number: int
+    boot_id: str
+    pid: int
+    start_ticks: int
+    user: str | None
+    command: str
+    cmdline: str | None
+    first_tick: int
+    last_tick: int | None
+
+
+class _Rows(NamedTuple):
+    """Rows of all processes or counters, in order of these, then of time."""
+
+    numbers: Ints
+    ticks: Ints
+    values: Floats
+
+    def of(self, number: int) -> tuple[Ints, Floats]:
+        first, last = np.searchsorted(self.numbers, [number, number + 1])
+        return self.ticks[first:last], self.values[first:last]
+
+
+class RecordingReader:
+    """What is in a recording, which may be going on.
+
+    Raises:
+        ParseError: it is none, or is damaged.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = open_for_reading(path)
+        try:
+            self._connection.execute("BEGIN")  # all that follows is of one moment
+            self._load()
+        except (sqlite3.Error, ValueError, OverflowError, TypeError) as error:
+            self._connection.close()
+            raise ParseError(f"{path}: {error}", hint=_DAMAGE) from error
+        except ParseError:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._connection.close()
+
+    def _load(self) -> None:
+        run = self._connection.execute
+        table = np.array(run("SELECT id, time, boottime FROM tick ORDER BY id").fetchall() or np.empty((0, 3)), float)
+        sessions = run("SELECT first_tick, boot_id, interval, ticks_per_second FROM session ORDER BY first_tick").fetchall()
+        if len(table) and not np.isfinite(table).all():
+            raise ParseError(f"{self._path}: a tick without a time", hint=_DAMAGE)
+        self.ticks: Ints = table[:, 0].astype(np.int64)
+        starts = [first for first, *_ in sessions]
+        self._session_of: Ints = np.searchsorted(np.array(starts, np.int64), self.ticks, side="right") - 1
+        if len(self.ticks) and (not sessions or self._session_of.min() < 0):
+            raise ParseError(f"{self._path}: a tick of no session", hint=_DAMAGE)
+        self._boots = [boot for _, boot, _, _ in sessions]
+        self._hertz = max(1, sessions[-1][3]) if sessions else 100
+        self.interval = float(sessions[-1][2]) if sessions else 1.0
+        self._boottimes: Floats = table[:, 2]
+        self.times: Floats = self._axis(table[:, 1], table[:, 2])
+        self._available = self._left_at_the_end()
+
+    def _axis(self, wall: Floats, boottime: Floats) -> Floats:
+        """Seconds since the first tick: by the clock that never jumps within a boot, by the wall from boot to boot."""
+        times = np.zeros(len(wall))
+        offset = 0.0
+        for at in range(len(wall)):
+            boot = self._boots[self._session_of[at]]
+            if at == 0:
+                offset = -boottime[0]
+            elif boot != self._boots[self._session_of[at - 1]]:
+                passed = max(wall[at] - wall[at - 1], self.interval)
+                offset = times[at - 1] + passed - boottime[at]
+            times[at] = boottime[at] + offset
+        return np.maximum.accumulate(times) if len(times) else times
+
+    def _left_at_the_end(self) -> int | None:
+        found = dict(
+            self._connection.execute(
+                "SELECT name, kib FROM counter JOIN counter_row ON counter.id = key & ? WHERE kind = 'meminfo' "
+                "AND name IN ('MemAvailable', 'SwapFree') ORDER BY key",
+                (_ID,),
+            ).fetchall()
+        )
+        available, swap = found.get("MemAvailable"), found.get("SwapFree")
+        return None if available is None else (available + (swap or 0)) << 10
+
+    def processes(self) -> list[RecordedSeries]:
+        """USS + swap of each service: RSS where no more could be read."""
+        return list(self._guarded(self._processes))
+
+    def counters(self, kinds: Sequence[CounterKind]) -> list[RecordedSeries]:
+        """Counters of the machine; of processes their groups of mappings, named by the process."""
+        return list(self._guarded(lambda: self._counters(kinds)))
+
+    def _guarded(self, make: Callable[[], Iterator[RecordedSeries]]) -> Iterator[RecordedSeries]:
+        try:
+            yield from make()
+        except (sqlite3.Error, ValueError, OverflowError, TypeError, IndexError) as error:
+            raise ParseError(f"{self._path}: {error}", hint=_DAMAGE) from error
+
+    def _processes(self) -> Iterator[RecordedSeries]:
+        rows = self._rows("SELECT key, COALESCE(uss + COALESCE(swap, 0), rss, -1) FROM process_row")
+        for lane in self._lanes():
+            parts = [self._expanded(*rows.of(process.number), process.last_tick) for process in lane]
+            chosen = [(epoch, part) for epoch, part in enumerate(parts) if len(part[0])]
+            if chosen:
+                process = lane[chosen[-1][0]]
+                name = f"{process.command} ({process.pid})"
+                yield self._series("process", name, chosen, self._age(process, chosen[-1][1][0]), reclaimable=False)
+
+    def _lanes(self) -> list[list[_Process]]:
+        """Services: a process takes the place of one of the same user and command line that has ended before."""
+        found = self._connection.execute(
+            "SELECT id, boot_id, pid, start_ticks, user, command, cmdline, first_tick, last_tick FROM process "
+            "ORDER BY first_tick, id"
+        )
+        lanes: dict[tuple[str | None, str, str | None], list[list[_Process]]] = defaultdict(list)
+        for process in map(_Process._make, found):
+            alike = lanes[process.user, process.command, process.cmdline]
+            ended = [lane for lane in alike if lane[-1].last_tick is not None and lane[-1].last_tick < process.first_tick]
+            if ended:
+                max(ended, key=lambda lane: lane[-1].last_tick or 0).append(process)
+            else:
+                alike.append([process])
+        return [lane for alike in lanes.values() for lane in alike]
+
+    def _age(self, process: _Process, at: Ints) -> float | None:
+        if self._boots[self._session_of[at[-1]]] != process.boot_id:
+            return None
+        return float(max(0.0, self._boottimes[at[-1]] - process.start_ticks / self._hertz))
+
+    def _counters(self, kinds: Sequence[CounterKind]) -> Iterator[RecordedSeries]:
+        rows = self._rows("SELECT key, COALESCE(kib, -1) FROM counter_row")
+        known = self._connection.execute(
+            "SELECT counter.id, kind, name, reclaimable, command, pid, last_tick FROM counter "
+            "LEFT JOIN process ON process.id = process"
+        )
+        for number, kind, name, reclaimable, command, pid, last_tick in known:
+            if kind not in kinds or kind not in get_args(CounterKind):
+                continue
+            part = self._expanded(*rows.of(number), last_tick)
+            if len(part[0]):
+                title = name if pid is None else f"{command} ({pid}) {name}"
+                yield self._series(kind, title, [(0, part)], None, reclaimable=bool(reclaimable))
+
+    def _rows(self, query: str) -> _Rows:
+        table = np.fromiter(self._connection.execute(query), dtype=[("key", np.int64), ("kib", np.float64)])
+        numbers, ticks = table["key"] & _ID, table["key"] >> SHIFT
+        order = np.lexsort((ticks, numbers))
+        values = np.where(table["kib"] < 0, np.nan, table["kib"] * 1024)
+        return _Rows(numbers[order], ticks[order], values[order])
+
+    def _expanded(self, ticks: Ints, values: Floats, last_tick: int | None) -> tuple[Ints, Floats]:
+        """Places among the ticks, and values there: a row stands until the next one, or the end of its session."""
+        known = np.searchsorted(self.ticks, ticks)
+        there = known < len(self.ticks)
+        known, values = known[there], values[there]
+        if not len(known):
+            return known, values
+        end = len(self.ticks) if last_tick is None else int(np.searchsorted(self.ticks, last_tick, side="right"))
+        places = np.arange(known[0], max(end, known[-1] + 1))
+        source = np.searchsorted(known, places, side="right") - 1
+        stands = self._session_of[places] == self._session_of[known[source]]
+        return places[stands], values[source][stands]
+
+    def _series(
+        self,
+        kind: str,
+        name: str,
+        parts: Sequence[tuple[int, tuple[Ints, Floats]]],
+        age: float | None,
+        *,
+        reclaimable: bool,
+    ) -> RecordedSeries:
+        times = np.concatenate([self.times[places] for _, (places, _) in parts])
+        values = np.concatenate([values for _, (_, values) in parts])
+        epochs = np.concatenate([np.full(len(places), epoch) for epoch, (places, _) in parts])
+        if len(times) > _MOST_POINTS or self._uneven(times):
+            times, values, epochs = _reduced(times, values, epochs)
+        several = len(parts) > 1
+        return RecordedSeries(
+            kind=kind,  # type: ignore[arg-type]
+            name=name,
+            times=tuple(times.tolist()),
+            values=tuple(values.tolist()),
+            epochs=tuple(epochs.tolist()) if several else None,
+            age=age,
+            reclaimable=reclaimable,
+            available=self._available,
+        )
+
+    def _uneven(self, times: Floats) -> bool:
+        steps = np.diff(times)
+        return bool(len(steps) > 8 and steps[: len(steps) // 8].mean() > 8 * np.median(steps))
+
+
+def _reduced(times: Floats, values: Floats, epochs: Ints) -> tuple[Floats, Floats, Ints]:
+    """At most _MOST_POINTS windows of equal time, with the value that a quarter of each stays below."""
+    width = max(float(times[-1] - times[0]) / _MOST_POINTS, 1e-9)
+    windows = np.floor((times - times[0]) / width).astype(np.int64) * (int(epochs.max()) + 1) + epochs
+    known = np.isfinite(values)
+    times, values, epochs, windows = times[known], values[known], epochs[known], windows[known]
+    order = np.lexsort((values, windows))
+    _, firsts, counts = np.unique(windows[order], return_index=True, return_counts=True)
+    chosen = order[firsts + (_QUANTILE * (counts - 1)).astype(np.int64)]
+    middles = order[firsts + counts // 2]
+    place = np.argsort(times[middles], kind="stable")
+    return times[middles][place], values[chosen][place], epochs[chosen][place]
