@@ -12,7 +12,8 @@ from leakline.model.accounting import ProcessMemory
 from leakline.present.tables import choose_columns, notes_of, table_lines, units_of
 from leakline.sources.maps import parse_smaps_rollup
 from leakline.sources.process_files import memory_cgroup
-from leakline.sources.process_table import _Rollup, container_of
+from leakline.sources.process_table import container_of
+from leakline.sources.rollup import Rollup
 from tests.unit.test_maps import ROLLUP
 
 
@@ -56,7 +57,7 @@ def test_a_table_shows_unknown_as_a_dash() -> None:
 
 
 def test_the_quick_rollup_agrees_with_the_careful_one() -> None:
-    quick = _Rollup()
+    quick = Rollup()
     for data in (
         ROLLUP,
         ROLLUP.replace(b"SwapPss:               32 kB\n", b""),
@@ -74,7 +75,7 @@ def test_the_quick_rollup_agrees_with_the_careful_one() -> None:
 
 @given(st.binary(max_size=300), st.integers(0, 600))
 def test_a_hostile_rollup_is_read_or_refused(data: bytes, cut: int) -> None:
-    quick = _Rollup()
+    quick = Rollup()
     quick.values(ROLLUP)
     for hostile in (data, ROLLUP[:cut], ROLLUP[:cut] + data):
         try:

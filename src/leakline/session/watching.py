@@ -142,7 +142,7 @@ class Watch:
                     if not look.processes:
                         raise TargetGone("no such process", hint="`leakline ps` shows what there is.")
                 self._take(look, look.tick.boottime - began)
-                yield from self._judge([w for w in self._watched if w.samples.seen >= _next_look(w.judged)])
+                yield from self._judge([w for w in self._watched if w.samples.seen >= _next_look(w.judged) and _needs_judging(w)])
                 if not self._current and not self._follows:
                     break
         finally:
@@ -263,6 +263,16 @@ class Watch:
             self._find_mapping(watched)
             findings.append(growing_finding(watched.trend, watched.mapping))
         return build_report(self._procfs, watched.target, [], findings, began_ns=self._began_ns)
+
+
+def _needs_judging(watched: _Watched) -> bool:
+    """Whether it may grow, as far as the lowest values of its first and last quarters tell; or was said to."""
+    values, quarter = watched.samples.values, max(2, len(watched.samples.values) // 4)
+    rises = len(values) >= 2 * quarter and min(values[-quarter:]) > min(values[:quarter])
+    if rises or watched.trend is None or watched.trend.verdict in _ACCUSING or watched.trend.at_risk:
+        return True
+    watched.judged = watched.samples.seen
+    return False
 
 
 def _same_service(one: ProcessIdentity, other: ProcessIdentity) -> bool:

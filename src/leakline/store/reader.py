@@ -10,6 +10,7 @@ import numpy as np
 
 from leakline.errors import ParseError
 from leakline.model.recording import CounterKind, RecordedSeries
+from leakline.store.rows import UNKNOWN
 from leakline.store.schema import SHIFT, open_for_reading
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _ID = (1 << SHIFT) - 1
 _MOST_POINTS = 2048
 _QUANTILE = 0.25
+_SAME = 1 << 60
 _DAMAGE = "The file is damaged, or was made by somebody else."
 
 
@@ -81,6 +83,7 @@ class RecordingReader:
 
     def _load(self) -> None:
         run = self._connection.execute
+        self._thinned = run("SELECT 1 FROM tick WHERE thinned LIMIT 1").fetchone() is not None
         table = np.array(run("SELECT id, time, boottime FROM tick ORDER BY id").fetchall() or np.empty((0, 3)), float)
         sessions = run("SELECT first_tick, boot_id, interval, ticks_per_second FROM session ORDER BY first_tick").fetchall()
         if len(table) and not np.isfinite(table).all():
@@ -137,7 +140,7 @@ class RecordingReader:
             raise ParseError(f"{self._path}: {error}", hint=_DAMAGE) from error
 
     def _processes(self) -> Iterator[RecordedSeries]:
-        rows = self._rows("SELECT key, COALESCE(uss + COALESCE(swap, 0), rss, -1) FROM process_row")
+        rows = self._process_rows()
         for lane in self._lanes():
             parts = [self._expanded(*rows.of(process.number), process.last_tick) for process in lane]
             chosen = [(epoch, part) for epoch, part in enumerate(parts) if len(part[0])]
@@ -183,10 +186,21 @@ class RecordingReader:
 
     def _rows(self, query: str) -> _Rows:
         table = np.fromiter(self._connection.execute(query), dtype=[("key", np.int64), ("kib", np.float64)])
-        numbers, ticks = table["key"] & _ID, table["key"] >> SHIFT
-        order = np.lexsort((ticks, numbers))
+        numbers, ticks, order = _in_order(table["key"])
         values = np.where(table["kib"] < 0, np.nan, table["kib"] * 1024)
-        return _Rows(numbers[order], ticks[order], values[order])
+        return _Rows(numbers, ticks, values[order])
+
+    def _process_rows(self) -> _Rows:
+        """USS + swap, or RSS; what a row leaves out is as it was in the row before."""
+        names = ("uss", "rss_over", "swap")
+        columns = ", ".join(f"COALESCE({name}, {_SAME})" for name in names)
+        found = self._connection.execute(f"SELECT key, {columns} FROM process_row")  # noqa: S608  our own names
+        table = np.fromiter(found, dtype=[("key", np.int64), *((name, np.float64) for name in names)])
+        numbers, ticks, order = _in_order(table["key"])
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        uss, over, swap = (_carried(table[name][order], starts) for name in names)
+        held = np.where(np.isnan(uss), over, uss + np.where(np.isnan(swap), 0.0, swap))
+        return _Rows(numbers, ticks, held * 1024)
 
     def _expanded(self, ticks: Ints, values: Floats, last_tick: int | None) -> tuple[Ints, Floats]:
         """Places among the ticks, and values there: a row stands until the next one, or the end of its session."""
@@ -213,7 +227,7 @@ class RecordingReader:
         times = np.concatenate([self.times[places] for _, (places, _) in parts])
         values = np.concatenate([values for _, (_, values) in parts])
         epochs = np.concatenate([np.full(len(places), epoch) for epoch, (places, _) in parts])
-        if len(times) > _MOST_POINTS or self._uneven(times):
+        if len(times) > _MOST_POINTS or self._thinned:
             times, values, epochs = _reduced(times, values, epochs)
         several = len(parts) > 1
         return RecordedSeries(
@@ -227,9 +241,25 @@ class RecordingReader:
             available=self._available,
         )
 
-    def _uneven(self, times: Floats) -> bool:
-        steps = np.diff(times)
-        return bool(len(steps) > 8 and steps[: len(steps) // 8].mean() > 8 * np.median(steps))
+
+def _in_order(keys: Ints) -> tuple[Ints, Ints, Ints]:
+    numbers, ticks = keys & _ID, keys >> SHIFT
+    order = np.lexsort((ticks, numbers))
+    return numbers[order], ticks[order], order
+
+
+def _carried(column: Floats, starts: Ints) -> Floats:
+    """The values with those that a row left out; NaN where they are unknown.
+
+    Args:
+        column: rows of all processes, one process after the other.
+        starts: where each begins.
+
+    """
+    given = np.where(column == _SAME, -1, np.arange(len(column)))
+    given[starts] = starts  # a first row is whole, in a file of ours
+    values = column[np.maximum.accumulate(given)]
+    return np.where((values == UNKNOWN) | (values == _SAME), np.nan, values)
 
 
 def _reduced(times: Floats, values: Floats, epochs: Ints) -> tuple[Floats, Floats, Ints]:

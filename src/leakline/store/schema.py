@@ -1,7 +1,7 @@
 """The tables of a recording, and who may open one.
 
-Amounts are in KiB, which is what the kernel counts in; the views give bytes. A row of a process or counter stands until its next
-row: what does not change takes no space.
+Amounts are in KiB, which is what the kernel counts in. A row of a process or counter stands until its next row: what does not
+change takes no space.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from leakline.errors import InvalidRequest, ParseError
+from leakline.store.rows import COLUMNS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,6 @@ APPLICATION_ID = 0x4C4B4C4E  # "LKLN"
 VERSION = 1
 SHIFT = 24
 """A row's key is its tick, shifted by so many bits, and its process or counter."""
-AMOUNTS = ("uss", "pss", "rss", "swap", "anon", "file", "shmem", "page_tables")
 TABLES = f"""\
 CREATE TABLE session (
     id INTEGER PRIMARY KEY, first_tick INTEGER NOT NULL, boot_id TEXT NOT NULL, host TEXT NOT NULL, kernel TEXT NOT NULL,
@@ -34,19 +34,12 @@ CREATE TABLE process (
     user TEXT, command TEXT NOT NULL, cmdline TEXT, cgroup TEXT, first_tick INTEGER NOT NULL, last_tick INTEGER,
     UNIQUE (boot_id, pid, start_ticks)
 ) STRICT;
-CREATE TABLE process_row (
-    key INTEGER PRIMARY KEY, {", ".join(f"{name} INTEGER" for name in AMOUNTS)},
-    minor_faults INTEGER NOT NULL, major_faults INTEGER NOT NULL
-) STRICT;
+CREATE TABLE process_row (key INTEGER PRIMARY KEY, {", ".join(f"{name} INTEGER" for name in COLUMNS)}) STRICT;
 CREATE TABLE counter (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, process INTEGER REFERENCES process, reclaimable INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE counter_row (key INTEGER PRIMARY KEY, kib INTEGER) STRICT;
-CREATE VIEW process_sample AS SELECT key >> {SHIFT} AS tick, key & {(1 << SHIFT) - 1} AS process,
-    {", ".join(f"{name} * 1024 AS {name}" for name in AMOUNTS)}, minor_faults, major_faults FROM process_row;
-CREATE VIEW counter_sample AS SELECT key >> {SHIFT} AS tick, key & {(1 << SHIFT) - 1} AS counter, kib * 1024 AS bytes
-    FROM counter_row;
-"""  # noqa: S608  our own names
+"""
 _HINT = "`leakline record -o FILE` writes one."
 _MAGIC = b"SQLite format 3\0"
 
@@ -84,7 +77,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cell_size_check = ON")
-        check_version(connection, path)
+        require_recording(connection, path)
     except sqlite3.Error as error:
         connection.close()
         raise ParseError(f"{path}: {error}", hint=_HINT) from error
@@ -94,13 +87,20 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def check_version(connection: sqlite3.Connection, path: Path) -> None:
+def require_recording(connection: sqlite3.Connection, path: Path) -> None:
     """Look whether it is a recording that we understand.
 
     Raises:
         ParseError: it is not.
 
     """
+    try:
+        _check(connection, path)
+    except sqlite3.DatabaseError as error:
+        raise ParseError(f"{path}: {error}", hint=_HINT) from error
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise ParseError(f"{path} is no recording", hint=_HINT)
     version = connection.execute("PRAGMA user_version").fetchone()[0]

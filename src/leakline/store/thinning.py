@@ -5,18 +5,20 @@ That is what the detector reduces a block of samples to (leakline.analysis.floor
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from leakline.store.schema import AMOUNTS, SHIFT
+from leakline.store.rows import COLUMNS, amounts_after, held, row_of
+from leakline.store.schema import SHIFT
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from leakline.store.rows import Amounts, Row
 
 _BLOCKS = 24
 _QUANTILE = 0.25
-_Row = tuple[int | None, ...]
+_Keyed = tuple[int | None, ...]
 _ID = (1 << SHIFT) - 1
 
 
@@ -62,11 +64,22 @@ class Thinner:
         goes_on = run("SELECT COUNT(*) FROM tick WHERE id = ?", (last + 1,)).fetchone()[0] and last + 1 != following
         span = (first << SHIFT, (last + 1) << SHIFT)
         ends = dict(run("SELECT id, last_tick FROM process WHERE last_tick BETWEEN ? AND ?", (first, last)))
-        columns = ", ".join((*AMOUNTS, "minor_faults", "major_faults"))
-        processes = run(f"SELECT key, {columns} FROM process_row WHERE key >= ? AND key < ? ORDER BY key", span)  # noqa: S608
-        self._replace("process_row", processes.fetchall(), span, ends, _held, goes_on=goes_on)
-        counters = run("SELECT key, kib FROM counter_row WHERE key >= ? AND key < ? ORDER BY key", span)
-        self._replace("counter_row", counters.fetchall(), span, {}, lambda row: row[0], goes_on=goes_on)
+        behind = ((last + 1) << SHIFT, (last + 2) << SHIFT)
+        columns, between = ", ".join(COLUMNS), "WHERE key >= ? AND key < ? ORDER BY key"
+        processes = _histories(run(f"SELECT key, {columns} FROM process_row {between}", span), amounts_after)  # noqa: S608
+        changed = {key & _ID: tuple(row) for key, *row in run(f"SELECT key, {columns} FROM process_row {between}", behind)}  # noqa: S608
+        kept, carried = [], []
+        for number, history in processes.items():
+            kept.append(((first << SHIFT) + number, *row_of(None, _quarter(history, ends.get(number, last), held))))
+            if goes_on and number not in ends:
+                now = history[-1][1] if number not in changed else amounts_after(history[-1][1], changed[number])
+                carried.append((behind[0] + number, *row_of(None, now)))
+        self._replace("process_row", span, kept, carried)
+        counters = _histories(run(f"SELECT key, kib FROM counter_row {between}", span), lambda _before, row: row)  # noqa: S608
+        changed = {key & _ID: tuple(row) for key, *row in run(f"SELECT key, kib FROM counter_row {between}", behind)}  # noqa: S608
+        kept = [((first << SHIFT) + number, *_quarter(history, last, lambda row: row[0])) for number, history in counters.items()]
+        carried = [(behind[0] + number, *changed.get(number, history[-1][1])) for number, history in counters.items() if goes_on]
+        self._replace("counter_row", span, kept, carried)
         run("UPDATE process SET first_tick = ? WHERE first_tick BETWEEN ? AND ?", (first, first, last))
         run("UPDATE process SET last_tick = ? WHERE last_tick BETWEEN ? AND ?", (first, first, last))
         middle = run("SELECT time, boottime FROM tick WHERE id = ?", (ticks[count // 2],)).fetchone()
@@ -74,40 +87,25 @@ class Thinner:
         run("UPDATE tick SET time = ?, boottime = ?, stands_for = ?, thinned = 1 WHERE id = ?", (*middle, count, first))
         return count
 
-    def _replace(
-        self,
-        table: str,
-        rows: Sequence[tuple[int, *tuple[int | None, ...]]],
-        span: tuple[int, int],
-        ends: dict[int, int],
-        measure: Callable[[_Row], int | None],
-        *,
-        goes_on: object,
-    ) -> None:
-        """One row for each process or counter at the first tick of the block; who goes on behind it, with another one there."""
-        first, behind = span[0] >> SHIFT, span[1] >> SHIFT
-        history: dict[int, list[tuple[int, _Row]]] = defaultdict(list)
-        for key, *values in rows:
-            history[key & _ID].append((key >> SHIFT, tuple(values)))
-        kept, carried = [], []
-        for number, changes in history.items():
-            end = ends.get(number, behind - 1)
-            kept.append(((first << SHIFT) + number, *_quarter(changes, end, measure)))
-            if goes_on and number not in ends:
-                carried.append(((behind << SHIFT) + number, *changes[-1][1]))
-        holes = ", ".join("?" * (len(kept[0]) if kept else 1))
+    def _replace(self, table: str, span: tuple[int, int], kept: Sequence[_Keyed], carried: Sequence[_Keyed]) -> None:
+        """One row for each process or counter at the first tick of the block, and a whole one behind it for who goes on."""
         self._connection.execute(f"DELETE FROM {table} WHERE key >= ? AND key < ?", span)  # noqa: S608
-        self._connection.executemany(f"INSERT INTO {table} VALUES ({holes})", kept)  # noqa: S608
-        self._connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({holes})", carried)  # noqa: S608
+        if kept:
+            holes = ", ".join("?" * len(kept[0]))
+            self._connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({holes})", [*kept, *carried])  # noqa: S608
 
 
-def _held(row: _Row) -> int | None:
-    uss, rss, swap = row[0], row[2], row[3]
-    return rss if uss is None else uss + (swap or 0)
+def _histories(rows: Iterable[_Keyed], after: Callable[[Amounts | None, Row], Amounts]) -> dict[int, list[tuple[int, Amounts]]]:
+    """Of each process or counter the ticks at which it changed, and what it was then."""
+    found: dict[int, list[tuple[int, Amounts]]] = {}
+    for key, *row in rows:
+        history = found.setdefault((key or 0) & _ID, [])
+        history.append(((key or 0) >> SHIFT, after(history[-1][1] if history else None, tuple(row))))
+    return found
 
 
-def _quarter(changes: Sequence[tuple[int, _Row]], end: int, measure: Callable[[_Row], int | None]) -> _Row:
-    """The row that a quarter of the time stays below."""
+def _quarter(changes: Sequence[tuple[int, Amounts]], end: int, measure: Callable[[Amounts], int | None]) -> Amounts:
+    """The amounts that a quarter of the time stays below."""
     lengths = [following - tick for (tick, _), (following, _) in zip(changes, [*changes[1:], (end + 1, ())], strict=True)]
     known = sorted(
         ((value, place) for place, (_, row) in enumerate(changes) if (value := measure(row)) is not None), key=lambda pair: pair[0]

@@ -8,7 +8,8 @@ import sqlite3
 from typing import TYPE_CHECKING, Self
 
 from leakline.errors import InvalidRequest, NotPossible
-from leakline.store.schema import AMOUNTS, APPLICATION_ID, SHIFT, TABLES, VERSION, check_version
+from leakline.store.rows import COLUMNS, row_of
+from leakline.store.schema import APPLICATION_ID, SHIFT, TABLES, VERSION, require_recording
 from leakline.store.thinning import Thinner
 
 if TYPE_CHECKING:
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from leakline.model.recording import CounterKind, CounterValue, ProcessAmounts, ProcessIdentity, RecordingStart, Tick
+    from leakline.store.rows import Amounts
 
 _Identity = tuple[int, int]
 _CounterName = tuple[str, str, int | None]
 _MOST_IDS = (1 << SHIFT) - 1
-_INSERT_PROCESS_ROW = f"INSERT INTO process_row VALUES ({', '.join('?' * (len(AMOUNTS) + 3))})"  # noqa: S608  our own names
+_INSERT_PROCESS_ROW = f"INSERT INTO process_row VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"  # noqa: S608  our own names
 _INSERT_PROCESS = (
     "INSERT INTO process (boot_id, pid, start_ticks, ppid, user, command, cmdline, cgroup, first_tick) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -60,7 +62,7 @@ class RecordingWriter:
         try:
             self._connection = sqlite3.connect(path, isolation_level=None)
             if path.stat().st_size:
-                check_version(self._connection, path)
+                require_recording(self._connection, path)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._begin()
@@ -72,7 +74,7 @@ class RecordingWriter:
             os.close(self._lock)
             raise
         self._processes: dict[_Identity, int] = {}
-        self._amounts: dict[int, ProcessAmounts] = {}
+        self._amounts: dict[int, Amounts] = {}
         self._identities: dict[int, ProcessIdentity] = {}
         self._counters: dict[_CounterName, int] = {
             (kind, name, process): number
@@ -158,10 +160,10 @@ class RecordingWriter:
         rows = []
         for identity, amounts in processes:
             process = self._process(identity, number)
-            if self._amounts.get(process) != amounts:
-                self._amounts[process] = amounts
-                sizes = (None if size is None else size >> 10 for size in (getattr(amounts, name) for name in AMOUNTS))
-                rows.append(((number << SHIFT) + process, *sizes, amounts.minor_faults, amounts.major_faults))
+            before, now = self._amounts.get(process), _in_kib(amounts)
+            if before != now:
+                self._amounts[process] = now
+                rows.append(((number << SHIFT) + process, *row_of(before, now)))
         self._connection.executemany(_INSERT_PROCESS_ROW, rows)
         self.samples += len(rows)
         for kind, values in counters.items():
@@ -252,3 +254,8 @@ class RecordingWriter:
     def _refusal(self, error: sqlite3.Error) -> InvalidRequest:
         hint = "Free some space, and go on with --append." if "full" in str(error) else "Choose another file."
         return InvalidRequest(f"cannot write {self._path}: {error}; what was written before is safe", hint=hint)
+
+
+def _in_kib(a: ProcessAmounts) -> Amounts:
+    sizes = (a.uss, a.pss, a.rss, a.swap, a.anon, a.file, a.shmem, a.page_tables)
+    return (*(None if size is None else size >> 10 for size in sizes), a.minor_faults, a.major_faults)
