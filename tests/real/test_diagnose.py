@@ -46,7 +46,8 @@ def test_the_classic(classic: Path, start: Start, leakline: Leakline, needs_bpf:
     check_classic(result.json)
     for rung in ("system:", f"process {program.pid}:", "mapping [heap]", "scan (glibc", "recording by BPF"):
         assert rung in result.err
-    assert "too few for a verdict" in result.err
+    assert "GROWING: " in result.err
+    assert "For LEAK it takes at least 30 samples" in result.err
     text = leakline("diagnose", "--name", "leak-example", "--fail-on", "medium", status=1).out
     assert text.splitlines()[0] == f"leak-example (pid {program.pid}): leaks at leak-example.c:6"
 
@@ -63,6 +64,17 @@ def test_the_classic_without_any_privilege(classic: Path, start: Start, unprivil
         assert found[0]["location"] is None
     else:
         check_classic(result.json)
+
+
+def test_growth_without_loss_is_a_finding_of_its_own(start: Start, leakline: Leakline) -> None:
+    code = "import time\nprint('READY', flush=True)\nheld=[]\nwhile True:\n held.append(bytes(30000)); time.sleep(0.05)"
+    program = start(sys.executable, "-c", code)
+    time.sleep(1)
+    result = leakline("diagnose", program.pid, "--json", "--fail-on", "low", status=1)
+    (finding,) = [found for found in result.json["findings"] if found["kind"] == "growing"]
+    assert (finding["confidence"], finding["location"], finding["subject"]["type"]) == ("low", None, "mapping")
+    assert 300_000 < finding["rate_bytes_per_second"] < 900_000
+    assert_unharmed(program)
 
 
 def test_a_program_that_does_not_leak(build: Build, start: Start, leakline: Leakline) -> None:
@@ -98,7 +110,8 @@ def test_growth_that_the_scan_cannot_see_into_is_named(tmp_path: Path, start: St
     (gap,) = report["not_judged"]
     assert "it grew by" in gap["why"]
     assert gap["bytes"] >= 64 * 1024
-    assert report["findings"] == []
+    (finding,) = report["findings"]
+    assert (finding["kind"], finding["subject"], finding["confidence"]) == ("growing", {"type": "mapping", "name": "[anon]"}, "low")
 
 
 def test_python_objects_are_named_as_not_judged(start: Start, leakline: Leakline) -> None:

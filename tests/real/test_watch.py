@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from leakline.session.watching import Samples
+from leakline.sources.procfs import ProcFs
 from tests.conftest import Leakline, Start, assert_unharmed
 
 EXAMPLE = Path(__file__).parents[2] / "examples/leak-example.c"
@@ -96,3 +101,62 @@ def test_bad_targets(leakline: Leakline) -> None:
     assert leakline("watch", status=2).err
     assert leakline("watch", 2, status=None).status in (4, 5)
     assert leakline("watch", os.getpid(), "-i", "0.001", status=2).err
+
+
+LEAK = """
+import time
+held = []
+print("READY", flush=True)
+while True:
+    held.append(bytes(100_000))
+    time.sleep(0.1)
+"""
+
+
+def test_all_processes_are_watched_and_only_what_grows_is_said(start: Start, leakline: Leakline, tmp_path: Path) -> None:
+    leak, steady = start(sys.executable, "-c", LEAK), start("sh", "-c", "echo READY; exec sleep 60")
+    out = tmp_path / "said.json"
+    tell = f"cat > {out}; echo told"
+    result = leakline("watch", "all", "-i", "0.5", "-d", "20", "--grow-over", "1MiB/h", "--exec", tell, "--json")
+    reports = result.json.get("targets", [result.json])
+    assert leak.pid in [report["target"]["pid"] for report in reports]
+    assert steady.pid not in [report["target"]["pid"] for report in reports]
+    assert "told" in result.err, "the command's own output is no report"
+    told = json.loads(out.read_text())
+    assert told["findings"][0]["kind"] == "growing"
+    assert " watched" in result.err
+    assert f"sh ({steady.pid})" not in result.err
+    slow = leakline("watch", leak.pid, "-i", "0.2", "-d", "6", "--grow-over", "1GiB/s", "--json")
+    assert slow.json["findings"] == [], "slower than what was asked for"
+    for one in (leak, steady):
+        assert_unharmed(one)
+
+
+def test_the_limit_of_the_process_itself(start: Start, leakline: Leakline) -> None:
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n{LEAK}"
+    leak = start(sys.executable, "-c", code)
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+    result = leakline("watch", leak.pid, "-i", "0.2", "-d", "12")
+    assert "AT-RISK GROWING" in result.err
+    assert re.search(r"The limit of (9\d\d|1,0[01]\d)\.\d MiB is reached in \d+ min", result.err), result.err
+
+
+def test_processes_of_a_control_group(start: Start, leakline: Leakline) -> None:
+    leak = start(sys.executable, "-c", LEAK)
+    group = ProcFs().memory_cgroup(leak.pid)
+    result = leakline("watch", "--cgroup", group, "-i", "0.5", "-d", "10", "--json")
+    reports = result.json.get("targets", [result.json])
+    assert leak.pid in [report["target"]["pid"] for report in reports]
+    assert "no such process" in leakline("watch", "--cgroup", "/no/such/group", "-d", "1", status=4).err
+
+
+def test_samples_stay_in_a_bounded_space() -> None:
+    samples = Samples()
+    for number in range(10_000):
+        samples.add(number, number * 2.0, number // 5000)
+    assert 256 <= len(samples.times) <= 512
+    steps = {b - a for a, b in zip(samples.times, samples.times[1:], strict=False)}
+    assert steps == {32.0}
+    assert samples.times[-1] > 9900
+    assert all(value == 2 * when for when, value in zip(samples.times, samples.values, strict=True))
+    assert set(samples.epochs) == {0, 1}

@@ -1,35 +1,25 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from leakline.analysis.growth import describe_growth, growing_mappings, held_by_mapping, poisson_interval
+from leakline.analysis.growth import growing_mappings, held_by_mapping, line_through, poisson_interval
 from leakline.model.memory import MemoryUsage
-from leakline.model.series import UsageSample
 from leakline.model.vma import Vma, VmaUsage
 
 
-def series(*values: int) -> list[UsageSample]:
-    return [UsageSample(time_ns=i * 10**9, uss=v * 1024, swap=0) for i, v in enumerate(values)]
+def test_two_points_have_any_line() -> None:
+    assert line_through([(0, 560), (1, 608)]) is None
+    assert line_through([(5, 1), (5, 2), (5, 3)]) is None
 
 
-def test_two_samples_are_no_trend() -> None:
-    assert describe_growth(series(560, 608)) is None
-
-
-def test_three_rising_samples_are_described_and_not_judged() -> None:
-    growth = describe_growth(series(560, 608, 644))
-    assert growth is not None
-    assert growth.rate / 1024 == pytest.approx(42)
+def test_a_line_through_three_points_and_its_interval() -> None:
+    line = line_through([(0, 560), (1, 608), (2, 644)])
+    assert line is not None
+    rate, interval = line
+    assert rate == pytest.approx(42)
     # Student's t with one degree of freedom: from the shape of three points alone.
-    low, high = growth.rate_interval
-    assert low / 1024 == pytest.approx(20.1, abs=0.1)
-    assert high / 1024 == pytest.approx(63.9, abs=0.1)
-
-
-def test_noise_is_no_visible_growth() -> None:
-    growth = describe_growth(series(100, 130, 90, 120, 95, 125, 105))
-    assert growth is not None
-    assert not growth.is_visible
+    assert interval == pytest.approx((20.1, 63.9), abs=0.1)
 
 
 def test_mappings_rank_by_increase_and_new_ones_count_in_full() -> None:
@@ -52,6 +42,9 @@ def test_mappings_rank_by_increase_and_new_ones_count_in_full() -> None:
     before = [usage(0x1000, 100, "[heap]"), usage(0x9000, 500, None)]
     after = [usage(0x1000, 150, "[heap]"), usage(0x9000, 400, None), usage(0x20000, 70, None)]
     assert [(g.name, g.increase) for g in growing_mappings(held_by_mapping(before), after)] == [("[anon]", 70), ("[heap]", 50)]
+    joined = [usage(0x1000, 150, "[heap]"), usage(0x8000, 520, None)]
+    joined[1] = msgspec.structs.replace(joined[1], vma=msgspec.structs.replace(joined[1].vma, end=0xB000))
+    assert [(g.name, g.increase) for g in growing_mappings(held_by_mapping(before), joined)] == [("[heap]", 50), ("[anon]", 20)]
 
 
 @pytest.mark.parametrize(("count", "low", "high"), [(0, 0.0, 3.0), (1, 0.05, 4.74), (10, 5.43, 16.96), (100, 84.1, 118.1)])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from leakline.model.series import Growth, UsageSample, VmaGrowth
+from leakline.model.series import VmaGrowth
 from leakline.model.vma import VmaUsage
 
 # Student's t, 95 % one-sided (so 90 % two-sided), by degrees of freedom; 1.645 beyond.
@@ -12,21 +12,6 @@ _T95: tuple[float, ...] = (
     *(6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753),
     *(1.746, 1.740, 1.734, 1.729, 1.725, 1.721, 1.717, 1.714, 1.711, 1.708, 1.706, 1.703, 1.701, 1.699, 1.697),
 )
-
-
-def describe_growth(samples: Sequence[UsageSample]) -> Growth | None:
-    """Least squares over time; None for fewer than three samples, through which any line would do."""
-    line = line_through([((s.time_ns - samples[0].time_ns) / 1e9, float(s.held)) for s in samples])
-    if line is None:
-        return None
-    rate, interval = line
-    return Growth(
-        samples=len(samples),
-        duration_ns=samples[-1].time_ns - samples[0].time_ns,
-        increase=samples[-1].held - samples[0].held,
-        rate=rate,
-        rate_interval=interval,
-    )
 
 
 def line_through(points: Sequence[tuple[float, float]]) -> tuple[float, tuple[float, float]] | None:
@@ -52,27 +37,34 @@ def line_through(points: Sequence[tuple[float, float]]) -> tuple[float, tuple[fl
     return rate, (rate - half, rate + half)
 
 
-def held_by_mapping(usages: Sequence[VmaUsage]) -> dict[int, int]:
-    """USS + swap of each mapping, by its start."""
-    return {v.vma.start: v.usage.uss + v.usage.swap for v in usages}
+HeldRange = tuple[int, int, int]
+"""Where a mapping begins and ends, and its USS + swap."""
 
 
-def growing_mappings(before: Mapping[int, int], after: Sequence[VmaUsage]) -> list[VmaGrowth]:
+def held_by_mapping(usages: Sequence[VmaUsage]) -> list[HeldRange]:
+    """What each mapping holds, in order of address."""
+    return [(v.vma.start, v.vma.end, v.usage.uss + v.usage.swap) for v in usages]
+
+
+def growing_mappings(before: Sequence[HeldRange], after: Sequence[VmaUsage]) -> list[VmaGrowth]:
     """Which mappings hold more than before, the largest increase first; new ones count in full.
 
+    The kernel joins, splits and extends mappings at both ends: what held memory before counts for the first one that now covers it.
+
     Args:
-        before: USS + swap by start.
-        after: all mappings.
+        before: in order of address.
+        after: all mappings, in order of address.
 
     """
-    increases = [
-        VmaGrowth(
-            name=v.vma.path or "[anon]",
-            start=v.vma.start,
-            increase=v.usage.uss + v.usage.swap - before.get(v.vma.start, 0),
-        )
-        for v in after
-    ]
+    increases, place = [], 0
+    for v in after:
+        increase = v.usage.uss + v.usage.swap
+        while place < len(before) and before[place][0] < v.vma.end:
+            start, end, held = before[place]
+            if end > v.vma.start and max(start, v.vma.start) < min(end, v.vma.end):
+                increase -= held
+            place += 1
+        increases.append(VmaGrowth(name=v.vma.path or "[anon]", start=v.vma.start, increase=increase))
     return sorted((g for g in increases if g.increase > 0), key=lambda g: -g.increase)
 
 

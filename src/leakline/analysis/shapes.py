@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +106,14 @@ def fit_shapes(floors: Floats, quanta: Floats, prior: float = PRIOR) -> ShapeFit
     return fits
 
 
-def _fit(zoo: _Zoo, floors: Floats, quanta: Floats, prior: float, into: ShapeFits) -> None:
+class _Weighed(NamedTuple):
+    weights: Floats
+    """(series, noises, shapes): posterior probabilities."""
+    slopes: NDArray[np.floating[Any]]
+    deviations: NDArray[np.floating[Any]]
+
+
+def _weigh(zoo: _Zoo, floors: Floats, quanta: Floats, prior: float) -> _Weighed:
     count, blocks = floors.shape
     g = float(blocks)
     centred = floors - floors.mean(axis=1, keepdims=True)
@@ -132,6 +139,11 @@ def _fit(zoo: _Zoo, floors: Floats, quanta: Floats, prior: float, into: ShapeFit
     log_odds += zoo.log_prior + np.where(zoo.leaking, np.log(prior), np.log1p(-prior))
     weights = np.exp(log_odds - log_odds.max(axis=(1, 2), keepdims=True))
     weights /= weights.sum(axis=(1, 2), keepdims=True)
+    return _Weighed(weights, slopes, deviations)
+
+
+def _fit(zoo: _Zoo, floors: Floats, quanta: Floats, prior: float, into: ShapeFits) -> None:
+    weights, slopes, deviations = _weigh(zoo, floors, quanta, prior)
     rising = zoo.leaking & (slopes > 0)
     leak = np.where(rising, weights, 0.0)
     mass = leak.sum(axis=(1, 2))
@@ -141,6 +153,23 @@ def _fit(zoo: _Zoo, floors: Floats, quanta: Floats, prior: float, into: ShapeFit
     square = (leak * (deviations**2 + slopes**2)).sum(axis=(1, 2)) / mass
     into.growth_deviation[:] = np.sqrt(np.maximum(square - into.growth**2, 0))
     into.alternative[:] = _alternatives(zoo, weights, rising)
+
+
+def likeliest_curve(floors: Floats, quantum: float, prior: float = PRIOR) -> tuple[str, Floats]:
+    """The family of the most probable single shape, and that shape through the floors, by least squares.
+
+    Args:
+        floors: of one series, in bytes.
+        quantum: the step in which it moves.
+        prior: the probability of a leak before anything was seen.
+
+    """
+    blocks = len(floors)
+    weights = _weigh(_zoo(blocks), floors[None], np.array([quantum]), prior).weights.sum(axis=1)[0]
+    shape = [shape for shape in _shapes(blocks) if len(shape.columns) + 2 < blocks][int(weights.argmax())]
+    columns = np.stack([np.ones(blocks), *shape.columns], axis=1)
+    coefficients, *_ = np.linalg.lstsq(columns, floors, rcond=None)
+    return shape.family, np.asarray(columns @ coefficients)
 
 
 def _alternatives(zoo: _Zoo, weights: Floats, rising: NDArray[np.bool_]) -> NDArray[np.str_]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from leakline.analysis.floors import PAGE, Floats, are_level, block_count, filled, floors_of, periods, quanta, trimmed_blocks
 from leakline.analysis.growth import line_through
-from leakline.analysis.shapes import DECLINING, FLAT, PRIOR, fit_shapes
-from leakline.model.trend import Gate, Series, SeriesTrend, Verdict
+from leakline.analysis.shapes import DECLINING, FLAT, PRIOR, fit_shapes, likeliest_curve
+from leakline.model.trend import Gate, Series, SeriesTrend, TrendCurve, Verdict
 
 GROWING, LEAK, UNDECIDED = 0.5, 0.95, 0.2
 _LEAST_FOR_VERDICT, _LEAST_FOR_LEAK, _LEAST_OF_EPOCH = 5, 30, 8
@@ -99,6 +99,25 @@ def judge(series: Sequence[Series], settings: Settings = Settings()) -> list[Ser
     certain = {n for n, fits in now.items() if _joined(fits).probability >= LEAK}
     earlier = _fits([_shortened(part) for part in parts if part.series in certain])
     return [_judged(one, samples[n], now.get(n, []), earlier.get(n, []), settings) for n, one in enumerate(series)]
+
+
+def curve_of(series: Series) -> TrendCurve | None:
+    """Floors and the likeliest shape of the last run of a series' process; None where it is too short to have any."""
+    samples = _Samples.of(series)
+    parts = [part for part in _parts(0, series, samples) if np.isfinite(part.values).sum() >= 4]
+    if not parts:
+        return None
+    part = parts[-1]
+    values = part.values[None]
+    cycles = periods(filled(values))
+    floors = floors_of(values, cycles)[0]
+    family, curve = likeliest_curve(floors, float(quanta(values, cycles)[0]))
+    blocks, length = len(floors), len(part.values)
+    trimmed = trimmed_blocks(block_count(length))
+    width = part.step * length / (blocks + trimmed)
+    end = float(samples.times[samples.known].max())
+    times = end - part.step * (length - 1) + (np.arange(blocks) + trimmed + 0.5) * width
+    return TrendCurve(tuple(times.tolist()), tuple(floors.tolist()), tuple(curve.tolist()), family)
 
 
 def _parts(number: int, series: Series, samples: _Samples) -> list[_Part]:

@@ -24,6 +24,7 @@ COMMANDS = {
     "watch": "Watch processes, and say when their memory is judged to grow.",
     "record": "Sample processes and the machine into a file, for minutes or weeks.",
     "trend": "Judge whether series of memory grow without end.",
+    "report": "Show a recording: in words, or as a chart.",
     "system": "Show where all of the machine's memory is.",
     "ps": "Show what processes hold: USS, PSS, RSS, VSS and swap.",
     "maps": "Show the mappings of a process, and what each is and holds.",

@@ -33,7 +33,7 @@ class Duration(click.ParamType[float]):
         """Seconds."""
         if isinstance(value, (int, float)):
             return float(value)
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", str(value))
+        match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|d|)", str(value))
         if match is None:
             self.fail(f"{value!r} is not a duration: 30, 500ms, 10s, 5m, 1h or 7d", param, ctx)
         return float(match[1]) * _UNITS[match[2]]

@@ -19,24 +19,6 @@ class UsageSample(msgspec.Struct, frozen=True, kw_only=True):
         return self.uss + self.swap
 
 
-class Growth(msgspec.Struct, frozen=True, kw_only=True):
-    """A straight line through a few samples: a description, not a verdict."""
-
-    samples: int
-    duration_ns: int
-    increase: int
-    """Bytes, last sample less the first."""
-    rate: float
-    """Bytes per second, least squares."""
-    rate_interval: tuple[float, float]
-    """90 %, from the residuals alone (Student's t)."""
-
-    @property
-    def is_visible(self) -> bool:
-        """Whether the line rises beyond what the residuals allow, by three pages at least."""
-        return self.rate_interval[0] > 0 and self.increase >= 3 * 4096
-
-
 class VmaGrowth(msgspec.Struct, frozen=True, kw_only=True):
     """How much more a mapping held in the end."""
 

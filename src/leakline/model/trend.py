@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -56,6 +56,19 @@ class SeriesTrend(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes, last sample less the first."""
     increments: tuple[int, ...]
     """From sample to sample, where INSUFFICIENT leaves nothing else to say."""
+
+
+class TrendCurve(NamedTuple):
+    """What the judgement of a series rests on, to be drawn."""
+
+    times: tuple[float, ...]
+    """Seconds: the middle of each block."""
+    floors: tuple[float, ...]
+    """Bytes: what each block of samples hardly falls below."""
+    curve: tuple[float, ...]
+    """Bytes: the most probable single shape through the floors."""
+    family: str
+    """Of that shape."""
 
 
 class TrendReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from leakline.analysis.diagnosis import agreed, find_lost
-from leakline.analysis.growth import describe_growth, growing_mappings, held_by_mapping
+from leakline.analysis.diagnosis import agreed, find_lost, growing_finding, rank
+from leakline.analysis.growth import growing_mappings, held_by_mapping
+from leakline.analysis.trend import judge
 from leakline.errors import LeaklineError, NotPossible, PermissionNeeded
 from leakline.model.finding import NotJudged, Report, Target
 from leakline.model.heap import HeapScan
-from leakline.model.series import Growth, UsageSample
+from leakline.model.series import UsageSample
 from leakline.model.trace import AllocationTrace
+from leakline.model.trend import Series, SeriesTrend
 from leakline.model.vma import VmaUsage
+from leakline.present.trends import explain
 from leakline.session.reporting import build_report
 from leakline.session.sampling import sample_usage
 from leakline.session.scanning import BETWEEN_SCANS_SECONDS, Scanner
@@ -48,9 +51,11 @@ class _Case(msgspec.Struct):
     gaps: list[NotJudged] = msgspec.field(default_factory=list)
     started_ns: int = 0
 
+    trend: SeriesTrend | None = None
+
     @property
-    def growth(self) -> Growth | None:
-        return describe_growth(self.samples)
+    def grows(self) -> bool:
+        return self.trend is not None and self.trend.verdict in ("GROWING", "LEAK")
 
 
 class Diagnosis:
@@ -85,7 +90,7 @@ class Diagnosis:
         self._measure(cases)
         reports = []
         # The one that grows most first: the budget may not do for all.
-        cases.sort(key=lambda c: -(c.growth.rate if c.growth else 0.0))
+        cases.sort(key=lambda c: -((c.trend.rate_bytes_per_second if c.trend else None) or 0.0))
         for case in cases:
             try:
                 self._look_into(case)
@@ -110,12 +115,7 @@ class Diagnosis:
         self._say(f"measuring {names} for {window:g} s, every {_SAMPLE_SECONDS:g} s")
         for case in cases:
             case.before = self._mappings(case)
-        for _ in self._interruption.ticks(_SAMPLE_SECONDS, window):
-            for case in cases:
-                try:
-                    case.samples.append(sample_usage(self._procfs, case.target.pid))
-                except LeaklineError:
-                    continue  # it ended: the next rung says so
+        self._sample(cases, window)
         now = self._procfs.memory().available
         if memory.available is not None and now is not None:
             self._say(
@@ -125,6 +125,16 @@ class Diagnosis:
             case.after = self._mappings(case)
             self._describe(case)
 
+    def _sample(self, cases: Sequence[_Case], seconds: float) -> None:
+        for _ in self._interruption.ticks(_SAMPLE_SECONDS, max(seconds, 0.0)):
+            for case in cases:
+                try:
+                    case.samples.append(sample_usage(self._procfs, case.target.pid))
+                except LeaklineError:
+                    continue  # it ended: the next rung says so
+        for case in cases:
+            case.trend = _trend_of(case)
+
     def _mappings(self, case: _Case) -> list[VmaUsage]:
         try:
             return self._procfs.smaps(case.target.pid)
@@ -132,18 +142,10 @@ class Diagnosis:
             return []
 
     def _describe(self, case: _Case) -> None:
-        growth = case.growth
         held = f"{case.samples[-1].held >> 10:,} KiB (USS + swap)" if case.samples else "unknown"
-        if growth is None:
-            self._say(f"process {case.target.pid}: {held}; too few samples to describe a trend")
-            return
-        low, high = growth.rate_interval
-        verdict = "grows so far" if growth.is_visible else "no growth so far"
-        self._say(
-            f"process {case.target.pid}: {held}, {growth.increase >> 10:+,} KiB in {growth.duration_ns / 1e9:.1f} s, "
-            f"{growth.rate / 1024:,.1f} KiB/s (90 %: {low / 1024:,.1f} to {high / 1024:,.1f}); {verdict}, "
-            f"but {growth.samples} samples are too few for a verdict"
-        )
+        if case.trend is not None:
+            held += f"; {case.trend.verdict}: {explain(case.trend)}"
+        self._say(f"process {case.target.pid}: {held}")
         for mapping in growing_mappings(held_by_mapping(case.before), case.after)[:3]:
             self._say(f"mapping {mapping.name} at {mapping.start:#x}: {mapping.increase >> 10:+,} KiB")
 
@@ -153,14 +155,15 @@ class Diagnosis:
         scanner = Scanner(self._procfs, case.target.pid)
         self._scan(scanner, case)
         lost = case.scans[-1].total("definite")
-        growing = case.growth is not None and case.growth.is_visible
         if not lost.blocks:
             self._say("nothing is lost yet; a second look shows whether that stays so")
-            self._interruption.wait(min(_CLEAN_AFTER_SECONDS - (time.monotonic() - self._began), self._left()))
+            self._sample([case], min(_CLEAN_AFTER_SECONDS - (time.monotonic() - self._began), self._left()))
+            case.after = self._mappings(case)
             self._scan(scanner, case)
             lost = case.scans[-1].total("definite")
             if not lost.blocks:
-                if growing:
+                if case.trend is not None and case.grows:
+                    self._say(f"{case.trend.verdict}: {explain(case.trend)}")
                     self._say("it grows, but every block can still be reached: no proof of loss")
                 return
         self._say("blocks are lost; recording allocations to see who makes them")
@@ -218,6 +221,9 @@ class Diagnosis:
         allocations, frames = with_stacks(self._procfs, case.target.pid, recorded, self._say)
         trace = None if case.trace is None else msgspec.structs.replace(case.trace, allocations=allocations)
         findings = find_lost(case.scans, trace, frames)
+        if case.trend is not None and case.grows and not any(finding.kind == "definite" for finding in findings):
+            mapping = next(iter(growing_mappings(held_by_mapping(case.before), case.after)), None)
+            findings = rank([*findings, growing_finding(case.trend, mapping)])
         return build_report(
             self._procfs,
             case.target,
@@ -228,3 +234,14 @@ class Diagnosis:
             gaps=case.gaps,
             began_ns=case.started_ns,
         )
+
+
+def _trend_of(case: _Case) -> SeriesTrend:
+    """The detector's judgement of a few seconds: GROWING at most, for LEAK takes longer."""
+    first = case.samples[0].time_ns if case.samples else 0
+    series = Series(
+        name=f"{case.target.command} ({case.target.pid})",
+        times=tuple((sample.time_ns - first) / 1e9 for sample in case.samples),
+        values=tuple(float(sample.held) for sample in case.samples),
+    )
+    return judge([series])[0]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from leakline.analysis.diagnosis import growing_finding
-from leakline.analysis.growth import growing_mappings, held_by_mapping
+from leakline.analysis.growth import HeldRange, growing_mappings, held_by_mapping
 from leakline.analysis.trend import Settings, judge
 from leakline.errors import LeaklineError, NotPossible, TargetGone
 from leakline.model.finding import Report, Target
@@ -51,7 +51,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     """The one that grew most, for a series that grows."""
 
 
-class _Samples:
+class Samples:
     """Times, values and epochs in a bounded space: when it is full every second one goes, and only every second one comes."""
 
     def __init__(self) -> None:
@@ -77,8 +77,8 @@ class _Watched:
     def __init__(self, identity: ProcessIdentity, target: Target) -> None:
         self.identity = identity
         self.target = target
-        self.samples = _Samples()
-        self.before: dict[int, int] | None = None
+        self.samples = Samples()
+        self.before: list[HeldRange] | None = None
         self.epoch = 0
         self.judged = 0
         self.trend: SeriesTrend | None = None
