@@ -48,6 +48,7 @@ bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/ps.py
 	$(BIN)/python benchmarks/maps.py
 	$(BIN)/python benchmarks/trend.py
+	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/scan.py
 
 docs: .venv/.installed ## regenerate the JSON schemas

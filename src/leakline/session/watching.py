@@ -60,6 +60,7 @@ class Samples:
         self._stride = 1
 
     def add(self, when: float, value: float, epoch: int) -> None:
+        """Take a sample, or leave it out."""
         if self.seen % self._stride == 0:
             if len(self.times) == _MOST_SAMPLES:
                 self.times, self.values, self.epochs = self.times[::2], self.values[::2], self.epochs[::2]
