@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from leakline.cli.options import Duration, Every, closed_pipe_allowed, say_on_stderr, target_options
 from leakline.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from leakline.model.recording import Tick
 
 
 @click.command("record")
@@ -84,9 +88,11 @@ def command(
         if not quiet:
             say_on_stderr(text)
 
-    def on_tick(count: int) -> None:
+    def on_tick(count: int, tick: Tick) -> None:
         if verbose:
-            say_on_stderr(f"tick {count} is safe")
+            say_on_stderr(
+                f"tick {count} is safe; {tick.fresh} processes were read anew, the oldest value is {tick.oldest:.1f} s old"
+            )
 
     interruption = Interruption()
     with interruption.listening():

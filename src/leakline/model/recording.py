@@ -112,6 +112,8 @@ class RecordingSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Of this part."""
     missed_ticks: int
     """That were skipped, because the one before took longer than the interval or the machine slept."""
+    oldest_seconds: float
+    """The age that a value had at most when it was taken for the present one; those of processes that do not change."""
     bytes: int
     """Of the file."""
     cpu_seconds: float

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from leakline.model.mappings import VmaMemory
-    from leakline.model.recording import CounterKind
+    from leakline.model.recording import CounterKind, Tick
     from leakline.session.interruption import Interruption
     from leakline.session.sampling import Choice, Look, Sampled
     from leakline.sources.machine import Machine
@@ -73,11 +73,11 @@ class Recording:
         self._reclaimable: dict[str, bool] = {}
         self._missing: set[str] = set()
 
-    def run(self, on_tick: Callable[[int], None]) -> RecordingSummary:
+    def run(self, on_tick: Callable[[int, Tick], None]) -> RecordingSummary:
         """Record until the time is over, the first Ctrl-C, or the end of all processes that were named.
 
         Args:
-            on_tick: hears the number of ticks of this part, each time after one is safe.
+            on_tick: hears of each tick after it is safe, with the number of ticks of this part.
 
         Raises:
             TargetGone: no such process is there.
@@ -92,12 +92,13 @@ class Recording:
                 raise TargetGone("no such process", hint="`leakline ps` shows what there is.")
             keep = None if wish.keep is None else round(wish.keep / wish.interval)
             with RecordingWriter(self._path, self._start(), append=wish.append, keep=keep) as writer:
-                count = 0
+                count, oldest = 0, 0.0
                 for _ in self._interruption.ticks(wish.interval, wish.duration):
                     look = sampler.tick() if count else look
                     self._write(writer, look)
                     count += 1
-                    on_tick(count)
+                    on_tick(count, look.tick)
+                    oldest = max(oldest, look.tick.oldest)
                     if (
                         not look.processes
                         and not wish.choice.everything
@@ -117,6 +118,7 @@ class Recording:
             duration_seconds=seconds,
             missed_ticks=max(0, int(seconds / wish.interval) + 1 - count),
             bytes=self._path.stat().st_size,
+            oldest_seconds=oldest,
             cpu_seconds=time.process_time() - spent,
         )
 
@@ -174,7 +176,8 @@ class Recording:
     def _mappings(self, sampled: Sampled) -> Iterator[CounterValue]:
         """USS + swap of the mappings of a process that belong together."""
         try:
-            rows = describe_mappings(self._procfs.smaps(sampled.identity.pid), {})
+            pid = sampled.identity.pid
+            rows = describe_mappings(self._procfs.smaps(pid), self._procfs.stack_pointers(pid))
         except LeaklineError:
             return  # it ended, or may not be read
         sums: Counter[str] = Counter()
