@@ -45,8 +45,8 @@ def parse_slabinfo(data: bytes, page_size: int) -> list[SlabCache]:
     for line in rest.split(b"\n"):
         if not line or line.startswith(b"#"):
             continue
-        name, *fields = line.split()
         try:
+            name, *fields = line.split()
             used, size, pages, slabs = int(fields[0]), int(fields[2]), int(fields[4]), int(fields[13])
         except (ValueError, IndexError) as error:
             raise ParseError(f"slabinfo: {line[:80]!r}") from error
