@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /* Layout version of the structs below, checked by the Python side when it loads the library. */
-#define LEAKLINE_HEAP_ABI 1
+#define LEAKLINE_HEAP_ABI 2
 
 struct segment { /* a run of copied memory; sorted by start, never overlapping */
 	uint64_t start;
@@ -54,6 +54,13 @@ struct area { /* memory that one run of chunks fills: a heap, or one mmapped chu
 	uint32_t *rank;   /* blocks before each 64-granule word */
 };
 
+struct modules { /* mappings of files, each sorted by start */
+	const struct range *files; /* readable */
+	size_t n_files;
+	const struct range *code; /* executable */
+	size_t n_code;
+};
+
 struct heap {
 	const struct segment *segments;
 	size_t n_segments;
@@ -68,6 +75,7 @@ struct heap {
 	uint32_t *stack;
 	uint64_t stack_depth, stack_room;
 	int out_of_memory;
+	struct modules modules; /* while marking */
 };
 
 /* Bytes of the copy from address on, and how many follow without a gap; NULL where nothing was copied. */

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MOST_VTABLE_ENTRIES 20
+
 static void push(struct heap *h, uint64_t block)
 {
 	if (h->stack_depth == h->stack_room) {
@@ -19,6 +21,63 @@ static void push(struct heap *h, uint64_t block)
 	h->stack[h->stack_depth++] = (uint32_t)block;
 }
 
+static int lies_in(const struct range *ranges, size_t count, uint64_t address)
+{
+	size_t low = 0, high = count;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		if (ranges[middle].end <= address)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < count && ranges[low].start <= address;
+}
+
+/* Whether a word looks like the address of a vtable: in a module's mapping, and the first of its entries that is not 0 is code. */
+static int is_vtable(struct heap *h, uint64_t address)
+{
+	if (address & 7 || !lies_in(h->modules.files, h->modules.n_files, address))
+		return 0;
+	for (int entry = 0; entry < MOST_VTABLE_ENTRIES; entry++) {
+		uint64_t function;
+		if (!heap_word(h, address + 8 * (uint64_t)entry, &function))
+			return 1; /* pages that the program never wrote are not copied: a constant of the module, as a vtable is */
+		if (function)
+			return lies_in(h->modules.code, h->modules.n_code, function);
+	}
+	return 0;
+}
+
+/* Whether so many bytes can have been asked for: a chunk has 8 more, in steps of 16 (or pages), and 32 at least. */
+static int may_be_requested(struct heap *h, uint64_t block, uint64_t size)
+{
+	uint64_t usable = heap_block_size(h, block), header = 0;
+	heap_word(h, h->address[block] - 8, &header);
+	return size && size <= usable && (usable == 24 || usable - size < (header & 2 ? 4096 + 16 : 16));
+}
+
+/*
+ * Whether a pointer into a block is one that C++ or an allocator on top of malloc keeps instead of one to its start. The rules are those
+ * of valgrind's --leak-check-heuristics=all (memcheck/mc_leakcheck.c, heuristic_reachedness), for usable sizes.
+ */
+static int stands_for_start(struct heap *h, uint64_t block, uint64_t pointer)
+{
+	uint64_t start = h->address[block], size = heap_block_size(h, block), first, second;
+	if (!heap_word(h, start, &first))
+		return 0;
+	if (pointer == start + 24 && heap_word(h, start + 8, &second) && first <= second && second < size)
+		return may_be_requested(h, block, 24 + second + 1); /* std::string before C++11: length, capacity, count */
+	if (pointer == start + 8 && first) {
+		if (first < size && may_be_requested(h, block, 8 + first))
+			return 1; /* length64: a block with its length before it, as sqlite3's */
+		uint64_t most = (size - 8) / first * first; /* new T[n] with destructors: n before the elements */
+		if (most && may_be_requested(h, block, 8 + most))
+			return 1;
+	}
+	return !(pointer & 7) && heap_word(h, pointer, &second) && is_vtable(h, second) && is_vtable(h, first); /* a second base class */
+}
+
 /* A pointer held by something reachable (or only possibly so): its block becomes reachable, or possible. */
 static void reach(struct heap *h, uint64_t pointer, int only_possible)
 {
@@ -26,8 +85,12 @@ static void reach(struct heap *h, uint64_t pointer, int only_possible)
 	int64_t block = heap_find(h, pointer, &interior);
 	if (block < 0)
 		return;
+	if (h->state[block] >= REACHABLE)
+		return;
+	if (interior && !only_possible && stands_for_start(h, (uint64_t)block, pointer))
+		interior = 0;
 	uint8_t state = interior || only_possible ? POSSIBLE : REACHABLE;
-	if (h->state[block] == FREE || h->state[block] >= state)
+	if (h->state[block] >= state)
 		return;
 	h->state[block] = state;
 	push(h, (uint64_t)block);
@@ -80,9 +143,14 @@ static void drain(struct heap *h, int64_t leader)
 	}
 }
 
-/* Mark from the roots: words of memory and values of registers. Returns 0, or -1 out of memory. */
-int leakline_heap_mark(struct heap *h, const struct range *roots, size_t n_roots, const uint64_t *values, size_t n_values)
+/*
+ * Mark from the roots: words of memory and values of registers. `modules` are the mappings of files, to tell vtables. Returns 0, or -1 out
+ * of memory.
+ */
+int leakline_heap_mark(struct heap *h, const struct range *roots, size_t n_roots, const uint64_t *values, size_t n_values,
+		       const struct modules *modules)
 {
+	h->modules = *modules;
 	for (size_t i = 0; i < n_values; i++)
 		reach(h, values[i], 0);
 	for (size_t i = 0; i < n_roots; i++) {

@@ -19,8 +19,11 @@ KINDS = {
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
-def test_the_same_blocks_of_every_kind(build: Build, start: Start, leakline: Leakline, tmp_path: Path) -> None:
-    path = build("kinds.c")
+@pytest.mark.parametrize("source", [("kinds.c",), ("interior.cpp",), ("interior.cpp", "-O2"), ("interior.cpp", "-O1", "-no-pie")])
+def test_the_same_blocks_of_every_kind(
+    build: Build, start: Start, leakline: Leakline, tmp_path: Path, source: tuple[str, ...]
+) -> None:
+    path = build(*source)
     report = tmp_path / "valgrind.xml"
     options = ["-q", "--leak-check=full", "--show-leak-kinds=all", "--xml=yes", f"--xml-file={report}"]
     subprocess.run(["valgrind", *options, str(path)], check=True, stdout=subprocess.DEVNULL)

@@ -36,6 +36,15 @@ class _WalkResult(ctypes.Structure):
     )
 
 
+class _Modules(ctypes.Structure):
+    _fields_ = (
+        ("files", ctypes.POINTER(_Range)),
+        ("n_files", ctypes.c_size_t),
+        ("code", ctypes.POINTER(_Range)),
+        ("n_code", ctypes.c_size_t),
+    )
+
+
 class _LostBlock(ctypes.Structure):
     _fields_ = (
         ("address", ctypes.c_uint64),
@@ -218,12 +227,27 @@ class Heap:
         count = function(self._heap, ctypes.c_uint64(head), ctypes.c_int(mangled))
         return None if count < 0 else int(count)
 
-    def mark(self, roots: Sequence[tuple[int, int]], values: Sequence[int]) -> None:
-        """Follow pointers from ranges of memory and from values of registers."""
-        ranges = (_Range * max(len(roots), 1))(*(_Range(start, end) for start, end in roots))
+    def mark(
+        self,
+        roots: Sequence[tuple[int, int]],
+        values: Sequence[int],
+        files: Sequence[tuple[int, int]] = (),
+        code: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """Follow pointers from ranges of memory and from values of registers.
+
+        Args:
+            roots: the ranges.
+            values: the registers.
+            files: readable mappings of files, sorted: where vtables lie.
+            code: executable ones, sorted.
+
+        """
+        modules = _Modules(_ranges(files), len(files), _ranges(code), len(code))
         registers = (ctypes.c_uint64 * max(len(values), 1))(*values)
         sizes = ctypes.c_size_t(len(roots)), ctypes.c_size_t(len(values))
-        if self._library.leakline_heap_mark(self._heap, ranges, sizes[0], registers, sizes[1]):
+        mark = self._library.leakline_heap_mark
+        if mark(self._heap, _ranges(roots), sizes[0], registers, sizes[1], ctypes.byref(modules)):
             raise MemoryError
 
     def totals(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -244,3 +268,7 @@ class Heap:
             RawLostBlock(address=b.address, size=b.size, leader=b.leader, first_word=b.first_word, state=b.kind)
             for b in raw[:count]
         )
+
+
+def _ranges(ranges: Sequence[tuple[int, int]]) -> ctypes.Array[_Range]:
+    return (_Range * max(len(ranges), 1))(*(_Range(start, end) for start, end in ranges))

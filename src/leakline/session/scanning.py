@@ -116,7 +116,9 @@ class Scanner:
         seen = time.monotonic_ns()
         with Heap(copy) as heap:
             layout = add_blocks(heap, self.version, arenas, vmas)
-            heap.mark(*self._roots(copy, vmas, threads, layout.bookkeeping))
+            files = [(vma.start, vma.end) for vma in vmas if vma.is_file and vma.perms[0] == "r"]
+            code = [(vma.start, vma.end) for vma in vmas if vma.is_file and vma.perms[2] == "x"]
+            heap.mark(*self._roots(copy, vmas, threads, layout.bookkeeping), files, code)
             blocks, sizes = heap.totals()
             resolver = resolver_for(self._procfs, self.pid, vmas)
             raw = list(heap.lost())
