@@ -194,3 +194,10 @@ def test_the_library(build: Build, start: Start) -> None:
     assert report.summary.definite.blocks == 20
     with pytest.raises(library.LeaklineError):
         library.scan(4_000_000)
+
+
+def test_blocks_that_only_the_kernel_knows(build: Build, start: Start, leakline: Leakline) -> None:
+    program = start(build("kernel_held.c"))
+    summary = leakline("scan", program.pid, "--json").json["summary"]
+    assert (summary["definite"]["blocks"], summary["possible"]["blocks"]) == (5, 0)
+    assert_unharmed(program)

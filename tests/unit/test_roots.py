@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from leakline.analysis.roots import ThreadStack, dead_stack, stack_bounds
 from leakline.model.ranges import subtract
+from leakline.sources.kernel_pointers import parse_epoll, parse_timers
 
 ranges = st.lists(st.tuples(st.integers(0, 100), st.integers(1, 20)).map(lambda x: (x[0], x[0] + x[1])), max_size=8)
 
@@ -49,3 +50,23 @@ def test_only_what_lies_below_the_stack_pointer_is_dead() -> None:
     elsewhere = ThreadStack(stack_pointer=0x99000, thread_pointer=0x8000)
     bounds = (0x1000, 0x9000)
     assert dead_stack([(inside, bounds), (elsewhere, bounds), (inside, None)]) == [(0x1000, 0x5000 - 128)]
+
+
+def test_what_the_kernel_keeps() -> None:
+    fdinfo = (
+        b"pos:\t0\nflags:\t02\nmnt_id:\t16\nino:\t9\n"
+        b"tfd:        5 events:       19 data:     55d0c2a1f2a0  pos:0 ino:61af sdev:7\n"
+        b"tfd:       66 events: 80000019 data:                5  pos:0 ino:61b0 sdev:7\n"
+    )
+    assert parse_epoll(fdinfo) == [0x55D0C2A1F2A0, 5]
+    timers = b"ID: 0\nsignal: 10/000055d0c2a1f310\nnotify: signal/pid.84\nClockID: 1\nID: 1\nsignal: 14/0x7\nnotify: none/pid.84\n"
+    assert parse_timers(timers) == [0x55D0C2A1F310, 7]
+
+
+@given(st.binary(max_size=200))
+def test_hostile_descriptions_are_read(data: bytes) -> None:
+    assert all(
+        value < 1 << 64
+        for parse in (parse_epoll, parse_timers)
+        for value in parse(b"tfd: 1 data: " + data + b"\nsignal: 1/" + data)
+    )

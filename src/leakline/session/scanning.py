@@ -14,6 +14,7 @@ from leakline.native.heap import INDIRECT, POSSIBLE, REACHABLE, UNREACHED, Heap,
 from leakline.session.process_libc import find_libc
 from leakline.session.symbolising import resolver_for
 from leakline.sources.allocators.glibc import Arena, add_blocks, find_arenas, find_main_arena, parse_version
+from leakline.sources.kernel_pointers import epoll_descriptors, kernel_pointers
 from leakline.sources.ptrace import ThreadState, stopped
 from leakline.sources.remote_memory import PAGE, PageMap, RemoteMemory, buffer_for, holds_pointers, shmem_size
 
@@ -71,7 +72,8 @@ class Scanner:
             shared = shmem_size(vmas)
             expected = sum(end - start for start, end in pages.own_runs(vmas))
             buffer = self._buffer(int(expected * _HEADROOM[0]) + _HEADROOM[1] + shared)
-            stopped_ns = 0
+            stopped_ns, held = 0, list[int]()
+            epolls = epoll_descriptors(self._procfs.root, self.pid)
             for attempt in range(_ATTEMPTS):
                 with stopped(self._procfs, self.pid, stop_deadline) as process:
                     vmas = self._procfs.maps(self.pid)
@@ -82,13 +84,14 @@ class Scanner:
                         if needed > len(buffer):
                             buffer = self._buffer(needed)
                         copied = memory.copy(runs, buffer)
+                        held = kernel_pointers(self._procfs.root, self.pid, epolls)
                 stopped_ns += process.stopped_ns
                 if calm:
                     break
                 time.sleep(_BETWEEN_ATTEMPTS_SECONDS)
             used = sum(end - start for start, end in copied)
             more, unread = memory.copy_shmem(vmas, copied, buffer, used)
-        return self._judge(MemoryCopy(buffer, [*copied, *more]), vmas, process.threads, unread, began, stopped_ns)
+        return self._judge(MemoryCopy(buffer, [*copied, *more]), vmas, process.threads, held, unread, began, stopped_ns)
 
     def _buffer(self, size: int) -> mmap.mmap:
         available = self._procfs.memory().available
@@ -108,7 +111,14 @@ class Scanner:
         return any(not t.in_system_call and any(t.instruction_pointer in vma for vma in code) for t in threads)
 
     def _judge(
-        self, copy: MemoryCopy, vmas: list[Vma], threads: Sequence[ThreadState], unread: int, began: int, stopped_ns: int
+        self,
+        copy: MemoryCopy,
+        vmas: list[Vma],
+        threads: Sequence[ThreadState],
+        held: Sequence[int],
+        unread: int,
+        began: int,
+        stopped_ns: int,
     ) -> HeapScan:
         arenas, problems = self._arenas(copy, vmas)
         if unread:
@@ -118,7 +128,8 @@ class Scanner:
             layout = add_blocks(heap, self.version, arenas, vmas)
             files = [(vma.start, vma.end) for vma in vmas if vma.is_file and vma.perms[0] == "r"]
             code = [(vma.start, vma.end) for vma in vmas if vma.is_file and vma.perms[2] == "x"]
-            heap.mark(*self._roots(copy, vmas, threads, layout.bookkeeping), files, code)
+            roots, values = self._roots(copy, vmas, threads, layout.bookkeeping)
+            heap.mark(roots, [*values, *held], files, code)
             blocks, sizes = heap.totals()
             resolver = resolver_for(self._procfs, self.pid, vmas)
             raw = list(heap.lost())
