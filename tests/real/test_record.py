@@ -161,7 +161,7 @@ def test_a_stopped_recorder_leaves_a_gap(start: Start, leakline: Leakline, tmp_p
 def test_bad_requests(leakline: Leakline, tmp_path: Path) -> None:
     path = tmp_path / "x.leakline"
     assert "--output" in leakline("record", status=2).err
-    assert "no such process" in leakline("record", 4194303, "-o", path, status=4).err
+    assert "no process 4194303" in leakline("record", 4194303, "-o", path, status=4).err
     assert not path.exists()
     path.write_text("a text")
     assert "exists" in leakline("record", "-o", path, "-d", "0.1", status=2).err
@@ -207,3 +207,38 @@ while True:
     verdicts = {one["name"].split(" ")[0]: one for one in leakline("trend", path, "--json").json["series"] if "(" in one["name"]}
     assert len(verdicts) == 2, "a loop of restarts is one series"
     assert all(one["verdict"] not in ("GROWING", "LEAK") for one in verdicts.values()), verdicts
+
+
+def test_an_exec_and_a_missing_target(leakline: Leakline, tmp_path: Path) -> None:
+    path = tmp_path / "x.leakline"
+    shell = subprocess.Popen(["sh", "-c", "sleep 1; exec sleep 20"])
+    try:
+        leakline("record", shell.pid, "-i", "0.2", "-d", "3", "-q", "-o", path)
+        assert f"sleep ({shell.pid})" in [one["name"] for one in leakline("trend", path, "--json").json["series"]]
+        before = path.read_bytes()
+        assert "no process 4194303" in leakline("record", 4194303, shell.pid, "-o", path, "-f", status=4).err
+        assert "kernel thread" in leakline("record", 2, "-o", path, "-f", status=5).err
+        assert leakline("record", "--name", "[", "-o", path, "-f", status=2).err
+        assert path.read_bytes() == before, "--force replaces nothing before there is something to record"
+        assert leakline("record", shell.pid, "-i", "200000d", "-o", path, "-f", status=2).err
+        with open("/dev/full", "w") as full:
+            command = [
+                sys.executable,
+                "-m",
+                "leakline",
+                "record",
+                str(shell.pid),
+                "-v",
+                "-i",
+                "0.1",
+                "-d",
+                "1",
+                "-f",
+                "-o",
+                str(path),
+            ]
+            assert subprocess.run(command, stderr=full, check=False).returncode == 0
+        assert ticks_in(path) >= 8
+    finally:
+        shell.kill()
+        shell.wait()

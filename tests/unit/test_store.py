@@ -225,3 +225,55 @@ def test_a_damaged_recording_is_read_or_refused(
     except LeaklineError:
         return
     assert all(len(one.times) == len(one.values) for one in found.values())
+
+
+def test_what_a_review_found(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with RecordingWriter(path, START, keep=24) as writer:
+        for number in range(400):
+            gone = [who(9 + n + 5 * (number - 1), number - 1) for n in range(5)] if number else []
+            here = [who(9 + n + 5 * number, number) for n in range(5)]
+            heaps = [CounterValue("mapping", f"[{n}]", 4096, one) for one in here for n in range(5)]
+            writer.write(at(number), [(one, holding(1 << 20)) for one in here], gone, {"mapping": heaps})
+    with sqlite3.connect(path) as connection:
+        (rows,) = connection.execute("SELECT COUNT(*) FROM counter_row").fetchone()
+        (processes,) = connection.execute("SELECT COUNT(*) FROM process").fetchone()
+    connection.close()
+    assert rows < 3000, "what is gone is said once"
+    assert processes < 200, "who came and went within a block is forgotten"
+
+    path = tmp_path / "restarts"
+    with RecordingWriter(path, START, keep=240) as writer:
+        for number in range(1500):
+            run = number // 6
+            writer.write(
+                at(number),
+                [(who(100 + run, 6 * run), holding(1 << 20))],
+                [who(99 + run, 6 * run - 6)] if run and number % 6 == 0 else [],
+            )
+    assert len(series(path)) == 1, "one service, however often it was started anew"
+
+    link, unknown = tmp_path / "link", tmp_path / "unknown"
+    link.symlink_to(path)
+    with RecordingWriter(link, START, append=True) as writer:
+        writer.write(at(2000), [(who(1), holding(1))])
+        assert any(name == "server (1)" for name in series(link)), "while it goes on"
+    with RecordingWriter(unknown, START) as writer:
+        writer.write(at(0), [(who(1), holding(None, None, None))])
+    assert series(unknown) == {}, "nothing is known of it"
+
+    empty = tmp_path / "empty"
+    with sqlite3.connect(empty) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+    with RecordingWriter(empty, START, append=True) as writer:
+        writer.write(at(0), [(who(1), holding(1))])
+    with RecordingWriter(empty, START, replace=True) as writer:
+        assert writer.ticks == 0
+        with pytest.raises(InvalidRequest, match="is being recorded to"):
+            RecordingWriter(empty, START, replace=True)
+    with sqlite3.connect(empty) as connection:
+        connection.execute("INSERT INTO tick (id, time, boottime, fresh, oldest) VALUES (?, 0, 0, 0, 0)", ((1 << 62),))
+    connection.close()
+    with pytest.raises(ParseError):
+        RecordingWriter(empty, START, append=True)

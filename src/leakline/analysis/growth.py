@@ -56,14 +56,17 @@ def growing_mappings(before: Sequence[HeldRange], after: Sequence[VmaUsage]) -> 
         after: all mappings, in order of address.
 
     """
-    increases, place = [], 0
+    increases, place, owed, owed_until = [], 0, 0, 0
     for v in after:
-        increase = v.usage.uss + v.usage.swap
+        increase = v.usage.uss + v.usage.swap - (owed if v.vma.start < owed_until else 0)
         while place < len(before) and before[place][0] < v.vma.end:
             start, end, held = before[place]
             if end > v.vma.start and max(start, v.vma.start) < min(end, v.vma.end):
                 increase -= held
+                owed_until = end
             place += 1
+        # Of a mapping that was split, what the first part does not account for lies in the next ones.
+        owed = max(0, -increase)
         increases.append(VmaGrowth(name=v.vma.path or "[anon]", start=v.vma.start, increase=increase))
     return sorted((g for g in increases if g.increase > 0), key=lambda g: -g.increase)
 

@@ -15,6 +15,7 @@ from leakline.model.ranges import Range
 RED_ZONE = 128  # System V ABI for x86-64, 3.2.2
 _PTHREAD_WORDS = 512
 _SMALLEST_STACK = 8192
+_MOST_THREADS = 1 << 16
 
 
 class ThreadStack(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +45,67 @@ def stack_bounds(thread: ThreadStack, words: Callable[[int, int], Sequence[int]]
         if start <= thread.thread_pointer < start + size and guard % 4096 == 0:
             return start, start + size
     return None
+
+
+def ended_stacks(threads: Iterable[tuple[int, int]], words: Callable[[int, int], Sequence[int]]) -> dict[int, Range]:
+    """Stacks of threads that have ended, which glibc keeps for the next ones, by the address of their struct pthread.
+
+    struct pthread has `list_t list; pid_t tid;` one behind the other (nptl/descr.h). The list of those in use, or of the first,
+    leads to its head; the heads of the others lie beside it (`_dl_stack_used`, `_dl_stack_user`, `_dl_stack_cache` of
+    sysdeps/generic/ldsodefs.h, since glibc 2.34). A kept stack's tid is 0 or less.
+
+    Args:
+        threads: tid and thread pointer of those that live.
+        words: reads (address, count) words of the target.
+
+    """
+    places = ((pointer, _list_offset(tid, pointer, words)) for tid, pointer in threads)
+    start, offset = next(((pointer, place) for pointer, place in places if place is not None), (0, 0))
+    found: dict[int, Range] = {}
+    if not start:
+        return found
+    heads = [node for node in _ring(start + offset, words) or () if not _is_descriptor(node - offset, words)]
+    for head in heads:
+        for beside in (-32, -16, 0, 16, 32):
+            for node in _ring(head + beside, words) or ():
+                descriptor = node - offset
+                if not _is_descriptor(descriptor, words):
+                    continue
+                tid = next(iter(words(descriptor + offset + 16, 1)), 1) & 0xFFFFFFFF
+                bounds = stack_bounds(ThreadStack(stack_pointer=0, thread_pointer=descriptor), words)
+                if (tid == 0 or tid >= 1 << 31) and bounds is not None:
+                    found[descriptor] = bounds
+    return found
+
+
+def _list_offset(tid: int, pointer: int, words: Callable[[int, int], Sequence[int]]) -> int | None:
+    """Where its list entry lies in a thread's descriptor: before its tid, and linked both ways."""
+    descriptor = words(pointer, _PTHREAD_WORDS)
+    for index in range(2, len(descriptor)):
+        if descriptor[index] & 0xFFFFFFFF == tid:
+            node = pointer + 8 * (index - 2)
+            following = words(descriptor[index - 2], 2)
+            if len(following) == 2 and following[1] == node:
+                return 8 * (index - 2)
+    return None
+
+
+def _is_descriptor(address: int, words: Callable[[int, int], Sequence[int]]) -> bool:
+    """Whether a struct pthread begins there: its `tcb` and `self` point to itself (sysdeps/x86_64/nptl/tls.h)."""
+    found = words(address, 3)
+    return len(found) == 3 and found[0] == address == found[2]
+
+
+def _ring(first: int, words: Callable[[int, int], Sequence[int]]) -> list[int] | None:
+    """The nodes of a circular list; None if it is none."""
+    nodes, before, node = [first], first, next(iter(words(first, 1)), 0)
+    while node != first:
+        links = words(node, 2)
+        if len(links) < 2 or links[1] != before or len(nodes) > _MOST_THREADS:
+            return None
+        nodes.append(node)
+        before, node = node, links[0]
+    return nodes
 
 
 def dead_stack(threads: Iterable[tuple[ThreadStack, Range | None]]) -> list[Range]:

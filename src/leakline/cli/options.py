@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from leakline.present.screen import Color
 
 F = TypeVar("F", bound="Callable[..., Any]")
+_LONGEST_SECONDS = 3653 * 86400.0
+_LARGEST = 1 << 60
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 _SIZES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -36,7 +38,10 @@ class Duration(click.ParamType[float]):
         match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|d|)", str(value))
         if match is None:
             self.fail(f"{value!r} is not a duration: 30, 500ms, 10s, 5m, 1h or 7d", param, ctx)
-        return float(match[1]) * _UNITS[match[2]]
+        seconds = float(match[1]) * _UNITS[match[2]]
+        if seconds > _LONGEST_SECONDS:
+            self.fail(f"{value!r} is longer than ten years", param, ctx)
+        return seconds
 
 
 class Every(Duration):
@@ -61,7 +66,10 @@ class Size(click.ParamType[int]):
         match = re.fullmatch(r"(\d+)\s*([a-z]*)", str(value).lower())
         if match is None or match[2] not in _SIZES:
             self.fail(f"{value!r} is not a size: 4096, 64KiB, 10MiB or 1GiB", param, ctx)
-        return int(match[1]) * _SIZES[match[2]]
+        size = int(match[1][:40]) * _SIZES[match[2]]
+        if size > _LARGEST:
+            self.fail(f"{value!r} is more than any machine has", param, ctx)
+        return size
 
 
 class Rate(click.ParamType[float]):
@@ -147,9 +155,12 @@ def say_on_stderr(text: str) -> None:
     """One line for the person at the keyboard."""
     from leakline.present.text import printable
 
-    with closed_pipe_allowed():
-        sys.stderr.write(f"leakline: {printable(text)}\n")
-        sys.stderr.flush()
+    try:
+        with closed_pipe_allowed():
+            sys.stderr.write(f"leakline: {printable(text)}\n")
+            sys.stderr.flush()
+    except OSError:  # a log on a full disk is no reason to end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def speaker(*, quiet: bool) -> Callable[[str], None]:

@@ -66,9 +66,6 @@ def command(
         raise click.UsageError("--append goes on with the file that --force would replace")
     if output.exists() and not output.is_file():
         raise InvalidRequest(f"{output} is no file", hint="Choose another one.")
-    if force:
-        for path in (output, output.with_name(output.name + "-wal"), output.with_name(output.name + "-shm")):
-            path.unlink(missing_ok=True)
     chosen = [*pids, *more_pids]
     named = bool(chosen) or name is not None or cgroup is not None
     if children and not named:
@@ -82,6 +79,7 @@ def command(
         kernel=kernel,
         keep=keep,
         append=append,
+        replace=force,
     )
 
     def say(text: str) -> None:

@@ -50,7 +50,7 @@ def command(
     from leakline.present.screen import write_lines
     from leakline.present.series_chart import Panel, series_svg
     from leakline.present.trends import describe_trends
-    from leakline.session.judging import by_severity, recorded_series
+    from leakline.session.judging import recorded_series, severity
     from leakline.store.schema import is_recording
 
     if not is_recording(file):
@@ -65,17 +65,19 @@ def command(
         wanted = re.compile(pattern or "")
     except re.error as error:
         raise InvalidRequest(f"--series {pattern!r} is not a regular expression: {error}") from error
-    series = {one.name: one for one in recorded_series(file, limit_bytes) if wanted.search(one.name)}
+    series = [one for one in recorded_series(file, limit_bytes) if wanted.search(one.name)]
     if not series:
         raise InvalidRequest(f"{file} holds no such series", hint="`leakline trend FILE --all` lists them.")
-    trends = by_severity(judge(list(series.values()), Settings(warm_up, horizon)))
+    judged = dict(enumerate(judge(series, Settings(warm_up, horizon))))
+    worst = sorted(judged, key=lambda number: severity(judged[number]))
+    trends = [judged[number] for number in worst]
     if output is None:
         with closed_pipe_allowed():
             write_lines(describe_trends(trends[:most] if pattern is None else trends), sys.stdout, color)
             sys.stdout.flush()
         return 0
-    chosen = trends[:most]
-    svg = series_svg([Panel(series[trend.name], trend, curve_of(series[trend.name])) for trend in chosen], file.name)
+    panels = [Panel(series[number], judged[number], curve_of(series[number])) for number in worst[:most]]
+    svg = series_svg(panels, file.name)
     if output.suffix == ".png":
         from leakline.present.png import png_of
 

@@ -96,13 +96,12 @@ def command(
     with interruption.listening():
         for update in watch.run(choice, interval, float("inf") if duration is None else duration):
             accused = watch.accuses(update.trend)
-            if not quiet and (accused or update.trend.at_risk or not many):
+            if not quiet and (accused or update.trend.at_risk or not (many or update.trend.verdict in ("GROWING", "LEAK"))):
                 _say(update)
             if command_line is not None and accused:
-                started.append(_run(command_line, watch.report(update)))
+                started = [*_still_running(started), _run(command_line, watch.report(update))]
         reports = watch.reports(every=not many)
-    for process in started:
-        _await(process)
+    _await(started)
     if many and not quiet:
         unread = f", {watch.unreadable} more may not be read" if watch.unreadable else ""
         say_on_stderr(f"{watch.services} watched{unread}; {len(reports)} grow")
@@ -126,16 +125,26 @@ def _run(command_line: str, report: Report) -> Popen[bytes]:
         os.close(file)
 
 
-def _await(process: Popen[bytes]) -> None:
-    import subprocess
+def _still_running(processes: list[Popen[bytes]]) -> list[Popen[bytes]]:
+    """Those that have not ended; what the others say by their status is told."""
+    running = []
+    for process in processes:
+        status = process.poll()
+        if status is None:
+            running.append(process)
+        elif status:
+            say_on_stderr(f"the command of --exec ended with status {status}")
+    return running
 
-    try:
-        status = process.wait(_LONGEST_COMMAND_SECONDS)
-    except subprocess.TimeoutExpired:
+
+def _await(processes: list[Popen[bytes]]) -> None:
+    import time
+
+    deadline = time.monotonic() + _LONGEST_COMMAND_SECONDS
+    while (processes := _still_running(processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in processes:
         say_on_stderr(f"the command of --exec still runs as process {process.pid}")
-        return
-    if status:
-        say_on_stderr(f"the command of --exec ended with status {status}")
 
 
 def _say(update: Update) -> None:

@@ -26,7 +26,7 @@ class Interruption:
 
     def wait(self, seconds: float) -> bool:
         """Wait, at most until the first Ctrl-C; returns whether there was one."""
-        return self._asked.wait(max(seconds, 0))
+        return self._asked.wait(min(max(seconds, 0), threading.TIMEOUT_MAX))
 
     def ticks(self, interval: float, duration: float) -> Iterator[float]:
         """Yield the time since the start, now and every `interval` seconds until `duration` is over; missed ones are left out."""

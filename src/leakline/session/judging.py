@@ -34,8 +34,8 @@ def recorded_series(path: Path, limit: int | None = None) -> list[Series]:
     """
     with RecordingReader(path) as reader:
         found = [_series(one, limit) for one in reader.processes()]
-        counters = reader.counters(("meminfo", "slab", "cgroup", "mapping"))
-    return [*found, *(_series(one, None) for one in counters if one.kind != "meminfo" or one.name in _KERNEL)]
+        counters = reader.counters(("meminfo", "slab", "cgroup", "mapping"), _KERNEL)
+    return [*found, *(_series(one, None) for one in counters)]
 
 
 def judge_recording(path: Path, settings: Settings, limit: int | None = None) -> list[SeriesTrend]:
@@ -52,7 +52,7 @@ def judge_recording(path: Path, settings: Settings, limit: int | None = None) ->
     """
     with RecordingReader(path) as reader:
         services = judge([_series(one, limit) for one in reader.processes()], settings)
-        counters = [one for one in reader.counters(("meminfo", "slab", "cgroup")) if one.kind != "meminfo" or one.name in _KERNEL]
+        counters = reader.counters(("meminfo", "slab", "cgroup"), _KERNEL)
         suspects = tuple(f"{trend.name} " for trend in services if trend.verdict in _SUSPECT)
         mappings = [one for one in reader.counters(("mapping",)) if one.name.startswith(suspects)] if suspects else []
     others = judge([_series(one, None) for one in (*counters, *mappings)], settings)
@@ -61,7 +61,12 @@ def judge_recording(path: Path, settings: Settings, limit: int | None = None) ->
 
 def by_severity(trends: Sequence[SeriesTrend]) -> list[SeriesTrend]:
     """The worst first; within a verdict what is at risk, then what has grown most."""
-    return sorted(trends, key=lambda t: (_SEVERITY.index(t.verdict), not t.at_risk, -(t.increase or 0)))
+    return sorted(trends, key=severity)
+
+
+def severity(trend: SeriesTrend) -> tuple[int, bool, int]:
+    """Sorts the worst first."""
+    return _SEVERITY.index(trend.verdict), not trend.at_risk, -(trend.increase or 0)
 
 
 def _series(one: RecordedSeries, limit: int | None) -> Series:

@@ -12,8 +12,10 @@ import msgspec
 
 from leakline.analysis.vma_kind import describe_mappings
 from leakline.errors import LeaklineError, NotPossible, TargetGone
+from leakline.model.names import readable
 from leakline.model.recording import CounterValue, RecordingStart, RecordingSummary
 from leakline.session.sampling import Sampler
+from leakline.session.targets import require_readable, select
 from leakline.sources.cgroupfs import read_cgroups
 from leakline.sources.procfs import ProcFs
 from leakline.sources.slabinfo import is_reclaimable, read_slabs
@@ -48,6 +50,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     keep: float | None
     """Seconds; earlier ticks are thinned out. None keeps all."""
     append: bool
+    replace: bool
 
 
 class Recording:
@@ -84,14 +87,17 @@ class Recording:
             InvalidRequest: the file cannot be written, or the disk is full: what was written stays.
 
         """
-        wish, began, spent = self._wish, time.monotonic(), time.process_time()
+        wish, began, spent = self._wish, time.clock_gettime(time.CLOCK_BOOTTIME), time.process_time()
+        if wish.choice.named:
+            for pid in select(self._procfs, sorted(wish.choice.pids), wish.choice.name.pattern if wish.choice.name else None):
+                require_readable(self._procfs, pid, probe=False)
         sampler = Sampler(self._machine, wish.choice)
         try:
             look = sampler.tick()
-            if not look.processes and not (wish.choice.everything or wish.choice.name):
+            if not look.processes and not wish.choice.everything:
                 raise TargetGone("no such process", hint="`leakline ps` shows what there is.")
             keep = None if wish.keep is None else round(wish.keep / wish.interval)
-            with RecordingWriter(self._path, self._start(), append=wish.append, keep=keep) as writer:
+            with RecordingWriter(self._path, self._start(), append=wish.append, replace=wish.replace, keep=keep) as writer:
                 count, oldest = 0, 0.0
                 for _ in self._interruption.ticks(wish.interval, wish.duration):
                     look = sampler.tick() if count else look
@@ -109,9 +115,9 @@ class Recording:
                 ticks, processes, samples = writer.ticks, writer.processes, writer.samples
         finally:
             sampler.close()
-        seconds = time.monotonic() - began
+        seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - began
         return RecordingSummary(
-            file=str(self._path),
+            file=readable(str(self._path)),
             ticks=ticks,
             processes=processes,
             samples=samples,
@@ -136,6 +142,8 @@ class Recording:
 
     def _write(self, writer: RecordingWriter, look: Look) -> None:
         now = look.tick.boottime
+        if look.refused is not None:
+            self._miss(look.refused)
         amounts = self._procfs.amounts()
         counters: dict[CounterKind, list[CounterValue]] = {
             "meminfo": [CounterValue("meminfo", name, value) for name, value in amounts.items()]
@@ -146,17 +154,17 @@ class Recording:
                 try:
                     counters[kind] = list(read(look))  # type: ignore[index]
                 except LeaklineError as error:
-                    self._miss(error)
+                    self._miss(error.message)
         if self._wish.maps_every is not None and now >= self._next_maps:
             self._next_maps = now + self._wish.maps_every
             counters["mapping"] = [value for sampled in look.processes for value in self._mappings(sampled)]
         fresh = [(s.identity, s.amounts) for s in look.processes if s.fresh and s.amounts is not None]
         writer.write(look.tick, fresh, look.ended, counters)
 
-    def _miss(self, error: LeaklineError) -> None:
-        if error.message not in self._missing:
-            self._missing.add(error.message)
-            self._say(f"not recorded: {error.message}")
+    def _miss(self, what: str) -> None:
+        if what not in self._missing:
+            self._missing.add(what)
+            self._say(f"not recorded: {what}")
 
     def _slabs(self, _look: Look) -> Iterator[CounterValue]:
         for cache in read_slabs(self._machine):

@@ -7,6 +7,7 @@ where they are older than half a minute; and for no more than a fiftieth of the 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -109,6 +110,7 @@ class Sampled(msgspec.Struct):
     """Whether the amounts are of this tick."""
     suspect: bool = True
     """Whether they may have changed since."""
+    reads: int = 0
 
 
 class Look(NamedTuple):
@@ -118,6 +120,8 @@ class Look(NamedTuple):
     processes: Sequence[Sampled]
     began: Sequence[Sampled]
     ended: Sequence[ProcessIdentity]
+    refused: str | None
+    """Why a process that was chosen could not be looked at."""
 
 
 class Sampler:
@@ -138,6 +142,7 @@ class Sampler:
         ours = ancestry(ProcFs(machine.proc)) if choice.name is not None and not choice.everything else {os.getpid()}
         self._ours = ours - choice.pids
         self._looked = False
+        self._refused: str | None = None
         self._credit = 0.0
         self._last = 0.0
         _allow_many_files()
@@ -174,14 +179,17 @@ class Sampler:
             fresh=sum(sampled.fresh for sampled in there),
             oldest=max((now - sampled.read_at for sampled in there), default=0.0),
         )
-        return Look(tick, there, [sampled for sampled in began if sampled.amounts is not None], ended)
+        return Look(tick, there, [sampled for sampled in began if sampled.amounts is not None], ended, self._refused)
 
     def _check(self, sampled: Sampled, now: float, ended: list[ProcessIdentity]) -> None:
         sampled.fresh = False
         try:
             statm = self._probe.statm(sampled.folder)
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             statm = b""
+        except OSError as error:
+            self._refused = _why(sampled.identity.pid, error)
+            return
         if not statm:
             self._drop(sampled, ended)
             return
@@ -196,10 +204,17 @@ class Sampler:
     def _read(self, sampled: Sampled, now: float, ended: list[ProcessIdentity]) -> None:
         began = time.perf_counter()
         try:
-            sampled.amounts = self._probe.amounts(sampled.folder)
-        except (OSError, ParseError):
+            command, sampled.amounts = self._probe.amounts(sampled.folder)
+            if command != sampled.identity.command or sampled.reads < _YOUNG_LOOKS:
+                # It called exec; or was caught between fork and exec, or before it was moved to its control group.
+                sampled.identity = self._probe.identify(sampled.folder) or sampled.identity
+        except (FileNotFoundError, ProcessLookupError, ParseError):
             self._drop(sampled, ended)
             return
+        except OSError as error:
+            self._refused = _why(sampled.identity.pid, error)
+            return
+        sampled.reads += 1
         self._credit -= time.perf_counter() - began
         sampled.read_at, sampled.fresh, sampled.suspect = now, True, False
 
@@ -221,7 +236,10 @@ class Sampler:
     def _opened(self, pid: int) -> Sampled | None:
         try:
             folder = self._probe.open(pid)
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return None
+        except OSError as error:
+            self._refused = _why(pid, error)
             return None
         identity = None
         with suppress(OSError, LeaklineError):
@@ -243,6 +261,11 @@ class Sampler:
             identity = sampled.identity
             if identity.pid in parents or (identity.ppid in kin and identity.ppid > 1):
                 sampled.suspect = True
+
+
+def _why(pid: int, error: OSError) -> str:
+    more = "; `ulimit -n` allows more" if error.errno == errno.EMFILE else ""
+    return f"process {pid}, and maybe others: {error.strerror}{more}"
 
 
 def _allow_many_files() -> None:

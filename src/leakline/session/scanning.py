@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from leakline.analysis.roots import ThreadStack, dead_stack, stack_bounds
+from leakline.analysis.roots import ThreadStack, dead_stack, ended_stacks, stack_bounds
 from leakline.errors import NotPossible
 from leakline.model.heap import BlockTotal, HeapScan, LeakKind, LostBlock
 from leakline.model.ranges import Range, subtract
@@ -184,9 +184,11 @@ class Scanner:
             else:
                 bounds.append((thread, stack_bounds(thread, copy.words)))
         writable = [piece for vma in vmas if holds_pointers(vma) for piece in copy.pieces(vma.start, vma.end)]
-        roots = subtract(writable, [*bookkeeping, *dead_stack(bounds)])
+        ended = ended_stacks(((state.tid, state.thread_pointer) for state in threads), copy.words)
+        roots = subtract(writable, [*bookkeeping, *dead_stack(bounds), *ended.values()])
         registers = [word for state in threads for word in (*state.registers, *state.extended)]
         # A thread's table of TLS blocks (dtv) is allocated, and known by a pointer behind its first entry
-        # (sysdeps/x86_64/nptl/tls.h).
-        registers += [(copy.word(state.thread_pointer + 8) or 16) - 16 for state in threads if state.thread_pointer]
+        # (sysdeps/x86_64/nptl/tls.h). That of an ended thread is kept with its stack.
+        descriptors = [state.thread_pointer for state in threads if state.thread_pointer]
+        registers += [(copy.word(descriptor + 8) or 16) - 16 for descriptor in (*descriptors, *ended)]
         return roots, registers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections import defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 _ACCUSING = ("GROWING", "LEAK")
 _FIRST_LOOKS = (5, 8, 12, 24, 36, 48)
 _MOST_SAMPLES = 512
+_LEAST_SAMPLES = 5
+_MOST_GONE = 500
+_Service = tuple[str | None, str, str | None]
 _FEW = 16
 """Processes whose mappings are read at the start; of more, once their memory rises."""
 
@@ -83,6 +87,8 @@ class _Watched:
         self.epoch = 0
         self.judged = 0
         self.trend: SeriesTrend | None = None
+        self.said: tuple[str, bool, bool] | None = None
+        """Verdict, risk, and whether it was accused, as they were told last."""
         self.mapping: VmaGrowth | None = None
         self.gone = False
 
@@ -111,6 +117,9 @@ class Watch:
         self._least_rate = least_rate
         self._watched: list[_Watched] = []
         self._current: dict[tuple[int, int], _Watched] = {}
+        self._gone: dict[_Service, list[_Watched]] = defaultdict(list)
+        self._many = False
+        self._forgotten = 0
         self._follows = False
         self._began_ns = time.monotonic_ns()
         self.unreadable = 0
@@ -133,6 +142,7 @@ class Watch:
         for pid in named:
             require_readable(self._procfs, pid)
         self._follows = choice.follows
+        self._many = choice.everything or choice.cgroup is not None
         sampler = Sampler(self._machine, choice)
         try:
             began = None
@@ -161,18 +171,21 @@ class Watch:
 
     def report(self, update: Update) -> Report:
         """What is to be told about a judgement now."""
-        return self._report(next(watched for watched in self._watched if watched.target == update.target))
+        return self._report(next(watched for watched in self._watched if watched.target.pid == update.target.pid))
 
     @property
     def services(self) -> int:
         """How many were watched."""
-        return len(self._watched)
+        return len(self._watched) + self._forgotten
 
     def _take(self, look: Look, elapsed: float) -> None:
         for identity in look.ended:
             watched = self._current.pop((identity.pid, identity.start_ticks), None)
             if watched is not None:
                 watched.gone = True
+                self._gone[_service(watched.identity)].append(watched)
+        if self._many and look.ended:
+            self._forget()
         self.unreadable = 0
         for sampled in look.processes:
             amounts = sampled.amounts
@@ -182,6 +195,8 @@ class Watch:
             identity = sampled.identity
             watched = self._current.get((identity.pid, identity.start_ticks)) or self._place(sampled)
             if watched is not None:
+                if identity is not watched.identity:  # it called exec
+                    watched.identity, watched.target = identity, _renamed(watched.target, identity)
                 watched.samples.add(elapsed, float(amounts.held), watched.epoch)
         if len(self._watched) <= _FEW:
             for watched in self._watched:
@@ -193,15 +208,33 @@ class Watch:
             target = describe(self._procfs, identity.pid)
         except LeaklineError:
             return None  # it has ended since
-        watched = next((w for w in self._watched if w.gone and _same_service(w.identity, identity)), None)
-        if watched is None:
+        before = self._gone.get(_service(identity))
+        if not before:
             watched = _Watched(identity, target)
             self._watched.append(watched)
         else:
+            watched = before.pop()
             watched.identity, watched.target, watched.before = identity, target, None
             watched.gone, watched.epoch = False, watched.epoch + 1
         self._current[identity.pid, identity.start_ticks] = watched
         return watched
+
+    def _forget(self) -> None:
+        """Whoever ended before there was anything to judge, and of the others that ended the first beyond a number."""
+        gone = [watched for watched in self._watched if watched.gone and not self._accused(watched)]
+        short = [watched for watched in gone if watched.samples.seen < _LEAST_SAMPLES and not watched.epoch]
+        older = gone[: max(0, len(gone) - _MOST_GONE)]
+        dropped = {id(watched) for watched in (*short, *older)}
+        if not dropped:
+            return
+        self._forgotten += len(dropped)
+        self._watched = [watched for watched in self._watched if id(watched) not in dropped]
+        for service, watched_ones in list(self._gone.items()):
+            kept = [watched for watched in watched_ones if id(watched) not in dropped]
+            if kept:
+                self._gone[service] = kept
+            else:
+                del self._gone[service]
 
     def _remember_mappings(self, watched: _Watched) -> None:
         if watched.before is None and not watched.gone:
@@ -212,10 +245,11 @@ class Watch:
         due = [watched for watched in due if watched.judged != watched.samples.seen]
         for watched, trend in zip(due, judge([self._series(watched) for watched in due], self._settings), strict=True):
             watched.judged = watched.samples.seen
-            before, watched.trend = watched.trend, trend
+            said, watched.trend = watched.said, trend
+            watched.said = trend.verdict, trend.at_risk, self.accuses(trend)
             if trend.increase:
                 self._remember_mappings(watched)
-            if before is None or (before.verdict, before.at_risk) != (trend.verdict, trend.at_risk):
+            if said != watched.said:
                 if trend.verdict in _ACCUSING:
                     self._find_mapping(watched)
                 yield Update(target=watched.target, trend=trend, mapping=watched.mapping if trend.verdict in _ACCUSING else None)
@@ -276,5 +310,9 @@ def _needs_judging(watched: _Watched) -> bool:
     return False
 
 
-def _same_service(one: ProcessIdentity, other: ProcessIdentity) -> bool:
-    return (one.user, one.command, one.cmdline) == (other.user, other.command, other.cmdline)
+def _service(process: ProcessIdentity) -> _Service:
+    return process.user, process.command, process.cmdline
+
+
+def _renamed(target: Target, process: ProcessIdentity) -> Target:
+    return target if target.command == process.command else msgspec.structs.replace(target, command=process.command)

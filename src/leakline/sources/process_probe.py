@@ -86,8 +86,8 @@ class ProcessProbe:
         data = slurp("statm", folder)
         return b"" if data.startswith(b"0 0 0 ") else data
 
-    def amounts(self, folder: int) -> ProcessAmounts:
-        """What it holds now: this walks its page tables.
+    def amounts(self, folder: int) -> tuple[str, ProcessAmounts]:
+        """Its command, which exec changes, and what it holds now: this walks its page tables.
 
         Raises:
             OSError: it has ended.
@@ -105,7 +105,8 @@ class ProcessProbe:
             rss, pss, swap = values[0], values[1], values[4]
             if values[2] is not None and values[3] is not None:
                 uss = values[2] + values[3] + (values[13] or 0)
-        return ProcessAmounts(uss, pss, rss, swap, anon, file, shmem, page_tables, stat.minor_faults, stat.major_faults)
+        faults = stat.minor_faults, stat.major_faults
+        return readable(stat.command), ProcessAmounts(uss, pss, rss, swap, anon, file, shmem, page_tables, *faults)
 
 
 def _from_status(data: bytes) -> list[int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import sqlite3
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, Self, get_args
@@ -14,7 +15,7 @@ from leakline.store.rows import UNKNOWN
 from leakline.store.schema import SHIFT, open_for_reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -85,7 +86,7 @@ class RecordingReader:
         run = self._connection.execute
         self._thinned = run("SELECT 1 FROM tick WHERE thinned LIMIT 1").fetchone() is not None
         table = np.array(run("SELECT id, time, boottime FROM tick ORDER BY id").fetchall() or np.empty((0, 3)), float)
-        sessions = run("SELECT first_tick, boot_id, interval, ticks_per_second FROM session ORDER BY first_tick").fetchall()
+        sessions = run("SELECT first_tick, boot_id, interval, ticks_per_second FROM session ORDER BY first_tick, id").fetchall()
         if len(table) and not np.isfinite(table).all():
             raise ParseError(f"{self._path}: a tick without a time", hint=_DAMAGE)
         self.ticks: Ints = table[:, 0].astype(np.int64)
@@ -98,6 +99,8 @@ class RecordingReader:
         self.interval = float(sessions[-1][2]) if sessions else 1.0
         self._boottimes: Floats = table[:, 2]
         self.times: Floats = self._axis(table[:, 1], table[:, 2])
+        if not np.isfinite(self.times).all() or not np.isfinite(self.interval):
+            raise ParseError(f"{self._path}: a tick without a time", hint=_DAMAGE)
         self._available = self._left_at_the_end()
 
     def _axis(self, wall: Floats, boottime: Floats) -> Floats:
@@ -115,13 +118,11 @@ class RecordingReader:
         return np.maximum.accumulate(times) if len(times) else times
 
     def _left_at_the_end(self) -> int | None:
-        found = dict(
-            self._connection.execute(
-                "SELECT name, kib FROM counter JOIN counter_row ON counter.id = key & ? WHERE kind = 'meminfo' "
-                "AND name IN ('MemAvailable', 'SwapFree') ORDER BY key",
-                (_ID,),
-            ).fetchall()
-        )
+        run, found = self._connection.execute, {}
+        counters = run("SELECT id, name FROM counter WHERE kind = 'meminfo' AND name IN ('MemAvailable', 'SwapFree')").fetchall()
+        for number, name in counters:
+            last = run("SELECT kib FROM counter_row WHERE key & ? = ? ORDER BY key DESC LIMIT 1", (_ID, number)).fetchone()
+            found[name] = last[0] if last else None
         available, swap = found.get("MemAvailable"), found.get("SwapFree")
         return None if available is None else (available + (swap or 0)) << 10
 
@@ -129,9 +130,15 @@ class RecordingReader:
         """USS + swap of each service: RSS where no more could be read."""
         return list(self._guarded(self._processes))
 
-    def counters(self, kinds: Sequence[CounterKind]) -> list[RecordedSeries]:
-        """Counters of the machine; of processes their groups of mappings, named by the process."""
-        return list(self._guarded(lambda: self._counters(kinds)))
+    def counters(self, kinds: Sequence[CounterKind], meminfo: Collection[str] | None = None) -> list[RecordedSeries]:
+        """Counters of the machine; of processes their groups of mappings, named by the process.
+
+        Args:
+            kinds: which kinds.
+            meminfo: of that kind only these; all if None.
+
+        """
+        return list(self._guarded(lambda: self._counters(kinds, meminfo)))
 
     def _guarded(self, make: Callable[[], Iterator[RecordedSeries]]) -> Iterator[RecordedSeries]:
         try:
@@ -143,7 +150,7 @@ class RecordingReader:
         rows = self._process_rows()
         for lane in self._lanes():
             parts = [self._expanded(*rows.of(process.number), process.last_tick) for process in lane]
-            chosen = [(epoch, part) for epoch, part in enumerate(parts) if len(part[0])]
+            chosen = [(epoch, part) for epoch, part in enumerate(parts) if np.isfinite(part[1]).any()]
             if chosen:
                 process = lane[chosen[-1][0]]
                 name = f"{process.command} ({process.pid})"
@@ -155,23 +162,32 @@ class RecordingReader:
             "SELECT id, boot_id, pid, start_ticks, user, command, cmdline, first_tick, last_tick FROM process "
             "ORDER BY first_tick, id"
         )
-        lanes: dict[tuple[str | None, str, str | None], list[list[_Process]]] = defaultdict(list)
+        lanes: list[list[_Process]] = []
+        ended: dict[tuple[str | None, str, str | None], list[tuple[int, int]]] = defaultdict(list)
         for process in map(_Process._make, found):
-            alike = lanes[process.user, process.command, process.cmdline]
-            ended = [lane for lane in alike if lane[-1].last_tick is not None and lane[-1].last_tick < process.first_tick]
-            if ended:
-                max(ended, key=lambda lane: lane[-1].last_tick or 0).append(process)
+            places = ended[process.user, process.command, process.cmdline]
+            if places and places[0][0] < process.first_tick:
+                place = heapq.heappop(places)[1]
+                lanes[place].append(process)
             else:
-                alike.append([process])
-        return [lane for alike in lanes.values() for lane in alike]
+                place = len(lanes)
+                lanes.append([process])
+            if process.last_tick is not None:
+                heapq.heappush(places, (process.last_tick, place))
+        return lanes
 
     def _age(self, process: _Process, at: Ints) -> float | None:
         if self._boots[self._session_of[at[-1]]] != process.boot_id:
             return None
         return float(max(0.0, self._boottimes[at[-1]] - process.start_ticks / self._hertz))
 
-    def _counters(self, kinds: Sequence[CounterKind]) -> Iterator[RecordedSeries]:
-        rows = self._rows("SELECT key, COALESCE(kib, -1) FROM counter_row")
+    def _counters(self, kinds: Sequence[CounterKind], meminfo: Collection[str] | None) -> Iterator[RecordedSeries]:
+        names = sorted(meminfo or ())
+        wanted = f"SELECT id FROM counter WHERE kind IN ({', '.join('?' * len(kinds))})"  # noqa: S608
+        if meminfo is not None:
+            wanted += f" AND (kind != 'meminfo' OR name IN ({', '.join('?' * len(names))}))"
+        query = f"SELECT key, COALESCE(kib, -1) FROM counter_row WHERE key & {_ID} IN ({wanted})"  # noqa: S608
+        rows = self._rows(query, [*kinds, *names])
         known = self._connection.execute(
             "SELECT counter.id, kind, name, reclaimable, command, pid, last_tick FROM counter "
             "LEFT JOIN process ON process.id = process"
@@ -180,12 +196,12 @@ class RecordingReader:
             if kind not in kinds or kind not in get_args(CounterKind):
                 continue
             part = self._expanded(*rows.of(number), last_tick)
-            if len(part[0]):
+            if len(part[0]) and np.isfinite(part[1]).any():
                 title = name if pid is None else f"{command} ({pid}) {name}"
                 yield self._series(kind, title, [(0, part)], None, reclaimable=bool(reclaimable))
 
-    def _rows(self, query: str) -> _Rows:
-        table = np.fromiter(self._connection.execute(query), dtype=[("key", np.int64), ("kib", np.float64)])
+    def _rows(self, query: str, parameters: Sequence[str]) -> _Rows:
+        table = np.fromiter(self._connection.execute(query, parameters), dtype=[("key", np.int64), ("kib", np.float64)])
         numbers, ticks, order = _in_order(table["key"])
         values = np.where(table["kib"] < 0, np.nan, table["kib"] * 1024)
         return _Rows(numbers, ticks, values[order])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("uss", "pss_over", "rss_over", "swap", "anon_over", "file", "shmem", "page_tables", "minor_faults", "major_faults")
 """KiB, and counts of faults."""
-UNKNOWN = -(1 << 40)
+UNKNOWN = -(1 << 60)
 """What could not be read."""
 _OVER_USS = (1, 2, 4)
 

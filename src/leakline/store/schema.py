@@ -41,6 +41,9 @@ CREATE TABLE counter (
 CREATE TABLE counter_row (key INTEGER PRIMARY KEY, kib INTEGER) STRICT;
 """
 _HINT = "`leakline record -o FILE` writes one."
+_OPEN_HINT = (
+    "A recording whose recorder was killed has -wal and -shm files beside it: copy them too, or read it where one may write."
+)
 _MAGIC = b"SQLite format 3\0"
 
 
@@ -66,25 +69,31 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         ParseError: it is no recording, or of a later version.
 
     """
-    resolved = path.resolve().as_uri()
-    beside = path.with_name(path.name + "-wal")
+    real = path.resolve()
+    beside = real.with_name(real.name + "-wal")
     # Where nobody writes and nothing is left to be taken over, SQLite needs no files beside it, and so no permission to make them.
     mode = "mode=ro" if beside.exists() else "mode=ro&immutable=1"
     try:
-        connection = sqlite3.connect(f"{resolved}?{mode}", uri=True, isolation_level=None)
+        connection = sqlite3.connect(f"{real.as_uri()}?{mode}", uri=True, isolation_level=None)
     except sqlite3.Error as error:
-        raise ParseError(f"{path}: {error}", hint=_HINT) from error
+        raise ParseError(f"{path}: {error}", hint=_OPEN_HINT) from error
+    connection.text_factory = as_text
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cell_size_check = ON")
         require_recording(connection, path)
     except sqlite3.Error as error:
         connection.close()
-        raise ParseError(f"{path}: {error}", hint=_HINT) from error
+        raise ParseError(f"{path}: {error}", hint=_OPEN_HINT if "open" in str(error) else _HINT) from error
     except ParseError:
         connection.close()
         raise
     return connection
+
+
+def as_text(data: bytes) -> str:
+    """What is no UTF-8 becomes a replacement character: only a damaged file has any."""
+    return data.decode("utf-8", "replace")
 
 
 def require_recording(connection: sqlite3.Connection, path: Path) -> None:
@@ -96,7 +105,7 @@ def require_recording(connection: sqlite3.Connection, path: Path) -> None:
     """
     try:
         _check(connection, path)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter for SQLite's own words about a damaged name
         raise ParseError(f"{path}: {error}", hint=_HINT) from error
 
 

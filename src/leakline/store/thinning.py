@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _BLOCKS = 24
 _QUANTILE = 0.25
+_LEAST_TICKS = 5
 _Keyed = tuple[int | None, ...]
 _ID = (1 << SHIFT) - 1
 
@@ -77,15 +78,33 @@ class Thinner:
         self._replace("process_row", span, kept, carried)
         counters = _histories(run(f"SELECT key, kib FROM counter_row {between}", span), lambda _before, row: row)  # noqa: S608
         changed = {key & _ID: tuple(row) for key, *row in run(f"SELECT key, kib FROM counter_row {between}", behind)}  # noqa: S608
-        kept = [((first << SHIFT) + number, *_quarter(history, last, lambda row: row[0])) for number, history in counters.items()]
-        carried = [(behind[0] + number, *changed.get(number, history[-1][1])) for number, history in counters.items() if goes_on]
+        kept, carried = [], []
+        for number, history in counters.items():
+            value, now = _quarter(history, last, lambda row: row[0])[0], changed.get(number, history[-1][1])[0]
+            kept.append(((first << SHIFT) + number, value))
+            if goes_on and (value is not None or now is not None):  # what is gone is said once
+                carried.append((behind[0] + number, now))
         self._replace("counter_row", span, kept, carried)
-        run("UPDATE process SET first_tick = ? WHERE first_tick BETWEEN ? AND ?", (first, first, last))
-        run("UPDATE process SET last_tick = ? WHERE last_tick BETWEEN ? AND ?", (first, first, last))
+        self._drop_short(first, last)
         middle = run("SELECT time, boottime FROM tick WHERE id = ?", (ticks[count // 2],)).fetchone()
         run("DELETE FROM tick WHERE id > ? AND id <= ?", (first, last))
         run("UPDATE tick SET time = ?, boottime = ?, stands_for = ?, thinned = 1 WHERE id = ?", (*middle, count, first))
         return count
+
+    def _drop_short(self, first: int, last: int) -> None:
+        """Processes that came and went in the block, in less time than any judgement takes."""
+        run = self._connection.execute
+        short = run(
+            "SELECT id FROM process WHERE first_tick >= ? AND last_tick <= ? AND last_tick - first_tick < ?",
+            (first, last, _LEAST_TICKS),
+        ).fetchall()
+        for (process,) in short:
+            run("DELETE FROM process_row WHERE key = ?", ((first << SHIFT) + process,))
+            for (counter,) in run("SELECT id FROM counter WHERE process = ?", (process,)).fetchall():
+                for tick in (first, last + 1):
+                    run("DELETE FROM counter_row WHERE key = ?", ((tick << SHIFT) + counter,))
+            run("DELETE FROM counter WHERE process = ?", (process,))
+            run("DELETE FROM process WHERE id = ?", (process,))
 
     def _replace(self, table: str, span: tuple[int, int], kept: Sequence[_Keyed], carried: Sequence[_Keyed]) -> None:
         """One row for each process or counter at the first tick of the block, and a whole one behind it for who goes on."""

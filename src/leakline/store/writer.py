@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from collections import defaultdict
 from typing import TYPE_CHECKING, Self
 
-from leakline.errors import InvalidRequest, NotPossible
+from leakline.errors import InvalidRequest, NotPossible, ParseError
 from leakline.store.rows import COLUMNS, row_of
-from leakline.store.schema import APPLICATION_ID, SHIFT, TABLES, VERSION, require_recording
+from leakline.store.schema import APPLICATION_ID, SHIFT, TABLES, VERSION, as_text, require_recording
 from leakline.store.thinning import Thinner
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from leakline.store.rows import Amounts
 
 _Identity = tuple[int, int]
-_CounterName = tuple[str, str, int | None]
+_CounterName = tuple[str, int | None]
 _MOST_IDS = (1 << SHIFT) - 1
+_MOST_TICKS = 1 << 38
+_LEAST_SPACE = 1 << 16
 _INSERT_PROCESS_ROW = f"INSERT INTO process_row VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"  # noqa: S608  our own names
 _INSERT_PROCESS = (
     "INSERT INTO process (boot_id, pid, start_ticks, ppid, user, command, cmdline, cgroup, first_tick) "
@@ -43,6 +46,7 @@ class RecordingWriter:
         path: the file.
         start: where and how.
         append: go on with a recording that is there.
+        replace: begin it anew.
         keep: ticks that stay as they are, earlier ones are thinned out; None for all.
 
     Raises:
@@ -51,21 +55,24 @@ class RecordingWriter:
 
     """
 
-    def __init__(self, path: Path, start: RecordingStart, *, append: bool = False, keep: int | None = None) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, start: RecordingStart, *, append: bool = False, replace: bool = False, keep: int | None = None
+    ) -> None:
+        self._path = path = path.resolve()
         self._start = start
-        if path.exists() and not append:
+        if path.exists() and not (append or replace):
             raise InvalidRequest(
                 f"{path} exists", hint="Choose another file, go on with it by --append, or replace it with --force."
             )
         self._lock = self._locked()
         try:
+            if replace:
+                self._clear()
             self._connection = sqlite3.connect(path, isolation_level=None)
-            if path.stat().st_size:
-                require_recording(self._connection, path)
+            self._connection.text_factory = as_text
+            self._begin()
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._begin()
             self._thinner = None if keep is None else Thinner(self._connection, keep)
         except sqlite3.Error as error:
             os.close(self._lock)
@@ -76,10 +83,9 @@ class RecordingWriter:
         self._processes: dict[_Identity, int] = {}
         self._amounts: dict[int, Amounts] = {}
         self._identities: dict[int, ProcessIdentity] = {}
-        self._counters: dict[_CounterName, int] = {
-            (kind, name, process): number
-            for number, kind, name, process in self._connection.execute("SELECT id, kind, name, process FROM counter")
-        }
+        self._counters: dict[str, dict[_CounterName, int]] = defaultdict(dict)
+        for number, kind, name, process in self._connection.execute("SELECT id, kind, name, process FROM counter"):
+            self._counters[kind][name, process] = number
         self._values: dict[int, int | None] = {}
         self.samples = 0
 
@@ -137,6 +143,8 @@ class RecordingWriter:
                 self._thinner.added()
         except sqlite3.Error as error:
             raise self._refusal(error) from error
+        except (OverflowError, TypeError, ValueError) as error:
+            raise ParseError(f"{self._path}: {error}", hint="It was not written by leakline alone: begin a new one.") from error
 
     def _write(
         self,
@@ -176,22 +184,29 @@ class RecordingWriter:
             process = None if value.process is None else self._processes.get((value.process.pid, value.process.start_ticks))
             if value.process is not None and process is None:
                 continue  # it ended before it was ever read
-            name: _CounterName = (kind, value.name, process)
-            counter = self._counters.get(name)
+            name: _CounterName = (value.name, process)
+            counter = self._counters[kind].get(name)
             if counter is None:
                 counter = self._added(
-                    "INSERT INTO counter (kind, name, process, reclaimable) VALUES (?, ?, ?, ?)", (*name, int(value.reclaimable))
+                    "INSERT INTO counter (kind, name, process, reclaimable) VALUES (?, ?, ?, ?)",
+                    (kind, *name, int(value.reclaimable)),
                 )
-                self._counters[name] = counter
+                self._counters[kind][name] = counter
             met.add(counter)
             kib = value.value >> 10
             if self._values.get(counter, -1) != kib:
                 self._values[counter] = kib
                 rows.append(((number << SHIFT) + counter, kib))
-        for (its_kind, _, _), counter in self._counters.items():
-            if its_kind == kind and counter not in met and self._values.get(counter) is not None:
+        living = set(self._processes.values())
+        for name, counter in list(self._counters[kind].items()):
+            if counter in met:
+                continue
+            if self._values.get(counter) is not None:
                 self._values[counter] = None  # it is gone
                 rows.append(((number << SHIFT) + counter, None))
+            if name[1] is not None and name[1] not in living:
+                del self._counters[kind][name]
+                self._values.pop(counter, None)
         self._connection.executemany("INSERT INTO counter_row VALUES (?, ?)", rows)
 
     def _process(self, identity: ProcessIdentity, number: int) -> int:
@@ -204,18 +219,22 @@ class RecordingWriter:
             if known is not None:
                 process = int(known[0])
                 self._connection.execute("UPDATE process SET last_tick = NULL WHERE id = ?", known)
+                self._rename(process, identity)
             else:
                 what = (identity.ppid, identity.user, identity.command, identity.cmdline, identity.cgroup, number)
                 process = self._added(_INSERT_PROCESS, (self._start.boot_id, *key, *what))
             self._processes[key] = process
             self._identities[process] = identity
         elif self._identities.get(process) != identity:  # it called exec
-            self._connection.execute(
-                "UPDATE process SET command = ?, cmdline = ?, cgroup = ? WHERE id = ?",
-                (identity.command, identity.cmdline, identity.cgroup, process),
-            )
+            self._rename(process, identity)
             self._identities[process] = identity
         return process
+
+    def _rename(self, process: int, identity: ProcessIdentity) -> None:
+        self._connection.execute(
+            "UPDATE process SET user = ?, command = ?, cmdline = ?, cgroup = ? WHERE id = ?",
+            (identity.user, identity.command, identity.cmdline, identity.cgroup, process),
+        )
 
     def _added(self, statement: str, values: tuple[object, ...]) -> int:
         number = self._connection.execute(statement, values).lastrowid
@@ -225,13 +244,24 @@ class RecordingWriter:
 
     def _begin(self) -> None:
         run = self._connection.execute
+        # A disk that was full, or a kill, before there was anything in it leaves a file without tables.
+        try:
+            is_new = not run("PRAGMA application_id").fetchone()[0] and not run("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+        except sqlite3.OperationalError:
+            raise
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise ParseError(f"{self._path} is no recording: {error}", hint="Choose another file.") from error
+        if not is_new:
+            require_recording(self._connection, self._path)
         run("BEGIN IMMEDIATE")
-        if not run("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+        if is_new:
             for statement in TABLES.strip().rstrip(";").split(";\n"):
                 run(statement)
             run(f"PRAGMA application_id = {APPLICATION_ID}")
             run(f"PRAGMA user_version = {VERSION}")
         last = run("SELECT COALESCE(MAX(id), 0) FROM tick").fetchone()[0]
+        if not 0 <= last < _MOST_TICKS:
+            raise ParseError(f"{self._path}: its last tick is number {last}")
         # Whoever was there at the last tick was seen until then; who is still there begins a new row.
         run("UPDATE process SET last_tick = ? WHERE last_tick IS NULL", (last,))
         s = self._start
@@ -251,9 +281,18 @@ class RecordingWriter:
             raise InvalidRequest(f"{self._path} is being recorded to", hint="End that, or choose another file.") from error
         return lock
 
+    def _clear(self) -> None:
+        """Nobody else records to it: we hold its lock."""
+        os.ftruncate(self._lock, 0)
+        for beside in ("-wal", "-shm", "-journal"):
+            self._path.with_name(self._path.name + beside).unlink(missing_ok=True)
+
     def _refusal(self, error: sqlite3.Error) -> InvalidRequest:
-        hint = "Free some space, and go on with --append." if "full" in str(error) else "Choose another file."
-        return InvalidRequest(f"cannot write {self._path}: {error}; what was written before is safe", hint=hint)
+        space = os.statvfs(self._path.parent)
+        is_full = "full" in str(error) or space.f_bavail * space.f_frsize < _LEAST_SPACE
+        what = "the disk is full" if is_full else str(error)
+        hint = "Free some space, and go on with --append." if is_full else "Choose another file."
+        return InvalidRequest(f"cannot write {self._path}: {what}; what was written before is safe", hint=hint)
 
 
 def _in_kib(a: ProcessAmounts) -> Amounts:
