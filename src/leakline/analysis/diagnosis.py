@@ -151,6 +151,10 @@ def _confidence(scans: Sequence[HeapScan], kind: str) -> Confidence:
 
 
 def _scan_evidence(scans: Sequence[HeapScan], blocks: int) -> Evidence:
+    if scans[-1].looks > 1:
+        what, count = "the block" if blocks == 1 else f"{blocks} blocks", scans[-1].looks
+        text = f"{count} looks, while the program ran on, found no way to {what}; a pointer that moved meanwhile can be missed"
+        return Evidence(method="scan", text=text, values={"scans": count, "blocks": blocks})
     looks = len(scans[-2:])
     apart = (scans[-1].time_ns - scans[-2].time_ns) / 1e9 if looks == 2 else 0.0
     text = (

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Let go of a target that does not stop by then.",
 )
+@click.option("--no-stop", is_flag=True, help="Let it run on: nothing found is more than possible.")
 @fail_on_option
 @output_options
 def command(
@@ -38,6 +39,7 @@ def command(
     name: str | None,
     confirm: int,
     stop_deadline: float,
+    no_stop: bool,
     fail_on: str | None,
     as_json: bool,
     output: Path | None,
@@ -62,6 +64,7 @@ def command(
     with interruption.listening():
         chosen = select(procfs, [*pids, *more_pids], name)
         options: dict[str, Any] = {"looks": confirm, "interruption": interruption, "say": say, "stop_deadline": stop_deadline}
+        options["stop"] = not no_stop
         reports = each(chosen, lambda pid: look(procfs, pid, **options), say)
     writer.write(reports)
     return int(fails(reports, fail_on))

@@ -49,7 +49,9 @@ class HeapScan(msgspec.Struct, frozen=True, kw_only=True):
     copied: int
     """Bytes of the target's memory that were looked at."""
     threads: int
-    problems: tuple[str, ...]
+    looks: int = 1
+    """Copies that agree on what is lost: more than one where nothing stood still for them."""
+    problems: tuple[str, ...] = ()
     """What was unreadable or corrupt: the blocks there are in neither group."""
 
     def total(self, kind: LeakKind) -> BlockTotal:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Say = Callable[[str], None]
 
+_LEAST_RUNNING_LOOKS = 3
+
 
 def look(
     procfs: ProcFs,
@@ -34,8 +36,9 @@ def look(
     interruption: Interruption,
     say: Say,
     stop_deadline: float = STOP_DEADLINE_SECONDS,
+    stop: bool = True,
 ) -> Report:
-    """Scan a process `looks` times.
+    """Scan a process `looks` times; without `stop` while it runs on, thrice at least.
 
     Raises:
         NotSupported: its allocator is none that leakline can read.
@@ -48,7 +51,10 @@ def look(
     target = describe(procfs, pid)
     scanner = Scanner(procfs, pid)
     scans: list[HeapScan] = []
-    for number in range(looks):
+    if not stop:
+        scans.append(scanner.scan_running(max(looks, _LEAST_RUNNING_LOOKS), stop_deadline))
+        say(f"{scans[0].looks} looks: to read registers, threads stood still for {scans[0].stopped_ns / 1e6:.2f} ms in all")
+    for number in range(looks if stop else 0):
         if number:
             interruption.wait(BETWEEN_SCANS_SECONDS)
         scans.append(scanner.scan(stop_deadline))

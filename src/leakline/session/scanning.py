@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+import zlib
 from contextlib import closing
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from leakline.analysis.roots import ThreadStack, dead_stack, ended_stacks, stack_bounds
 from leakline.errors import NotPossible
@@ -15,7 +18,7 @@ from leakline.session.process_libc import find_libc
 from leakline.session.symbolising import resolver_for
 from leakline.sources.allocators.glibc import Arena, add_blocks, find_arenas, find_main_arena, parse_version
 from leakline.sources.kernel_pointers import epoll_descriptors, kernel_pointers
-from leakline.sources.ptrace import ThreadState, stopped
+from leakline.sources.ptrace import ThreadState, glance, stopped
 from leakline.sources.remote_memory import PAGE, PageMap, RemoteMemory, buffer_for, holds_pointers, shmem_size
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ _KINDS: dict[int, LeakKind] = {UNREACHED: "definite", INDIRECT: "indirect", POSS
 # A thread is rarely in malloc; if one is, look again at once.
 _ATTEMPTS = 10
 _BETWEEN_ATTEMPTS_SECONDS = 0.0005
+_BETWEEN_COPIES_SECONDS = 0.05
 _MOST_OF_AVAILABLE = 0.8
 # More of the target's memory than before is expected by the time that it stands still.
 _HEADROOM = 1.05, 64 * PAGE
@@ -92,6 +96,60 @@ class Scanner:
             used = sum(end - start for start, end in copied)
             more, unread = memory.copy_shmem(vmas, copied, buffer, used)
         return self._judge(MemoryCopy(buffer, [*copied, *more]), vmas, process.threads, held, unread, began, stopped_ns)
+
+    def scan_running(self, looks: int, deadline: float = STOP_DEADLINE_SECONDS) -> HeapScan:
+        """Look several times while the process runs on: what all looks call lost, with the same content, is possible at most.
+
+        Only the registers are read by stops, of one thread at a time.
+
+        Args:
+            looks: how many.
+            deadline: seconds in which each thread must stop.
+
+        Raises:
+            TargetGone: it ended meanwhile.
+            NotPossible: a thread did not stop in time.
+
+        """
+        began = time.monotonic_ns()
+        agreed: dict[int, tuple[LostBlock, int]] | None = None
+        scans: list[HeapScan] = []
+        attempts = 0
+        while len(scans) < looks:
+            if attempts:
+                time.sleep(_BETWEEN_COPIES_SECONDS)
+            attempts += 1
+            scan, digests = self._look_running(deadline)
+            if scan.problems and attempts < _ATTEMPTS:
+                continue  # malloc was at work: its lists did not fit together
+            scans.append(scan)
+            found = {block.address: (block, digests[block.address]) for block in scan.lost}
+            agreed = found if agreed is None else {a: f for a, f in agreed.items() if _same(f, found.get(a))}
+        lost = tuple(msgspec.structs.replace(block, kind="possible", leader=block.address) for block, _ in (agreed or {}).values())
+        return msgspec.structs.replace(
+            scans[-1],
+            lost=lost,
+            stopped_ns=sum(scan.stopped_ns for scan in scans),
+            duration_ns=time.monotonic_ns() - began,
+            looks=looks,
+        )
+
+    def _look_running(self, deadline: float) -> tuple[HeapScan, dict[int, int]]:
+        """One look, and a checksum of what each lost block holds."""
+        began = time.monotonic_ns()
+        memory = RemoteMemory(self._procfs.root, self.pid)
+        with PageMap(self._procfs.root, self.pid) as pages, closing(memory):
+            vmas = self._procfs.maps(self.pid)
+            runs = pages.own_runs(vmas)
+            buffer = self._buffer(sum(end - start for start, end in runs) + shmem_size(vmas))
+            threads, stood = glance(self._procfs, self.pid, deadline)
+            copied = memory.copy(runs, buffer)
+            held = kernel_pointers(self._procfs.root, self.pid, epoll_descriptors(self._procfs.root, self.pid))
+            used = sum(end - start for start, end in copied)
+            more, unread = memory.copy_shmem(vmas, copied, buffer, used)
+        copy = MemoryCopy(buffer, [*copied, *more])
+        scan = self._judge(copy, vmas, threads, held, unread, began, stood)
+        return scan, {block.address: zlib.crc32(copy.read(block.address, block.size)) for block in scan.lost}
 
     def _buffer(self, size: int) -> mmap.mmap:
         available = self._procfs.memory().available
@@ -192,3 +250,8 @@ class Scanner:
         descriptors = [state.thread_pointer for state in threads if state.thread_pointer]
         registers += [(copy.word(descriptor + 8) or 16) - 16 for descriptor in (*descriptors, *ended)]
         return roots, registers
+
+
+def _same(before: tuple[LostBlock, int], now: tuple[LostBlock, int] | None) -> bool:
+    """Whether it is the same block: at one address many follow each other."""
+    return now is not None and (before[0].size, before[1]) == (now[0].size, now[1])
