@@ -205,7 +205,7 @@ def test_blocks_that_only_the_kernel_knows(build: Build, start: Start, leakline:
 
 @pytest.mark.parametrize("mode", ["", "live"])
 def test_stacks_of_ended_threads_hold_nothing(build: Build, start: Start, leakline: Leakline, mode: str) -> None:
-    program = start(build("ended_threads.c"), mode)
+    program = start(build("ended_threads.c"), mode, HOLD="1")
     summary = leakline("scan", program.pid, "--json").json["summary"]
     # A thread that lives may by chance keep a word that looks like a pointer into one of them.
     assert summary["definite"]["blocks"] + summary["possible"]["blocks"] == 50

@@ -37,6 +37,15 @@ def test_bounds_come_from_struct_pthread() -> None:
     assert stack_bounds(thread, lambda _a, n: words[:n]) == (tp - 0x7FF000, tp + 0x1000)
 
 
+def test_three_words_that_only_look_like_bounds() -> None:
+    """Seen in glibc 2.36: words before the real ones that span terabytes."""
+    words, tp = [0] * 512, 0x7F176FFFF6C0
+    words[100:103] = [0x7F176FFFEEF0, 0x8000000030, 0]
+    words[210:213] = [tp - 0x7FF6C0, 0x800000, 0x1000]
+    thread = ThreadStack(stack_pointer=tp - 0x2000, thread_pointer=tp)
+    assert stack_bounds(thread, lambda _a, n: words[:n]) == (tp - 0x7FF6C0, tp + 0x940)
+
+
 def test_the_first_thread_has_no_bounds_there() -> None:
     """Its struct pthread says: block 0, and as size the address of the stack's end."""
     words = [0] * 512

@@ -15,6 +15,7 @@ from leakline.model.ranges import Range
 RED_ZONE = 128  # System V ABI for x86-64, 3.2.2
 _PTHREAD_WORDS = 512
 _SMALLEST_STACK = 8192
+_MOST_ABOVE = 1 << 16
 _MOST_THREADS = 1 << 16
 
 
@@ -41,8 +42,8 @@ def stack_bounds(thread: ThreadStack, words: Callable[[int, int], Sequence[int]]
         # The first thread has no block of its own here: its start is 0.
         if not start or size < _SMALLEST_STACK or start + size > 1 << 47 or guard > size:
             continue
-        # The thread's own descriptor lies at the end of a stack that glibc made.
-        if start <= thread.thread_pointer < start + size and guard % 4096 == 0:
+        # The thread's own descriptor lies at the very end of its stack (nptl/allocatestack.c).
+        if start <= thread.thread_pointer < start + size <= thread.thread_pointer + _MOST_ABOVE and guard % 4096 == 0:
             return start, start + size
     return None
 

@@ -100,7 +100,8 @@ class Scanner:
     def scan_running(self, looks: int, deadline: float = STOP_DEADLINE_SECONDS) -> HeapScan:
         """Look several times while the process runs on: what all looks call lost, with the same content, is possible at most.
 
-        Only the registers are read by stops, of one thread at a time.
+        Only the registers are read by stops, of one thread at a time, at the first look and at the last: a block that one of these
+        looks finds held is not called lost, whatever the looks between them say.
 
         Args:
             looks: how many.
@@ -114,12 +115,16 @@ class Scanner:
         began = time.monotonic_ns()
         agreed: dict[int, tuple[LostBlock, int]] | None = None
         scans: list[HeapScan] = []
-        attempts = 0
+        threads: tuple[ThreadState, ...] = ()
+        attempts = stopped_ns = 0
         while len(scans) < looks:
             if attempts:
                 time.sleep(_BETWEEN_COPIES_SECONDS)
             attempts += 1
-            scan, digests = self._look_running(deadline)
+            if not threads or len(scans) == looks - 1:
+                threads, stood = glance(self._procfs, self.pid, deadline)
+                stopped_ns += stood
+            scan, digests = self._look_running(threads)
             if scan.problems and attempts < _ATTEMPTS:
                 continue  # malloc was at work: its lists did not fit together
             scans.append(scan)
@@ -129,12 +134,12 @@ class Scanner:
         return msgspec.structs.replace(
             scans[-1],
             lost=lost,
-            stopped_ns=sum(scan.stopped_ns for scan in scans),
+            stopped_ns=stopped_ns,
             duration_ns=time.monotonic_ns() - began,
             looks=looks,
         )
 
-    def _look_running(self, deadline: float) -> tuple[HeapScan, dict[int, int]]:
+    def _look_running(self, threads: Sequence[ThreadState]) -> tuple[HeapScan, dict[int, int]]:
         """One look, and a checksum of what each lost block holds."""
         began = time.monotonic_ns()
         memory = RemoteMemory(self._procfs.root, self.pid)
@@ -142,13 +147,12 @@ class Scanner:
             vmas = self._procfs.maps(self.pid)
             runs = pages.own_runs(vmas)
             buffer = self._buffer(sum(end - start for start, end in runs) + shmem_size(vmas))
-            threads, stood = glance(self._procfs, self.pid, deadline)
             copied = memory.copy(runs, buffer)
             held = kernel_pointers(self._procfs.root, self.pid, epoll_descriptors(self._procfs.root, self.pid))
             used = sum(end - start for start, end in copied)
             more, unread = memory.copy_shmem(vmas, copied, buffer, used)
         copy = MemoryCopy(buffer, [*copied, *more])
-        scan = self._judge(copy, vmas, threads, held, unread, began, stood)
+        scan = self._judge(copy, vmas, threads, held, unread, began, 0)
         return scan, {block.address: zlib.crc32(copy.read(block.address, block.size)) for block in scan.lost}
 
     def _buffer(self, size: int) -> mmap.mmap:

@@ -171,7 +171,7 @@ class Watch:
 
     def report(self, update: Update) -> Report:
         """What is to be told about a judgement now."""
-        return self._report(next(watched for watched in self._watched if watched.target.pid == update.target.pid))
+        return self._report(next(watched for watched in reversed(self._watched) if watched.target.pid == update.target.pid))
 
     @property
     def services(self) -> int:
@@ -184,7 +184,7 @@ class Watch:
             if watched is not None:
                 watched.gone = True
                 self._gone[_service(watched.identity)].append(watched)
-        if self._many and look.ended:
+        if look.ended:
             self._forget()
         self.unreadable = 0
         for sampled in look.processes:
@@ -222,7 +222,7 @@ class Watch:
     def _forget(self) -> None:
         """Whoever ended before there was anything to judge, and of the others that ended the first beyond a number."""
         gone = [watched for watched in self._watched if watched.gone and not self._accused(watched)]
-        short = [watched for watched in gone if watched.samples.seen < _LEAST_SAMPLES and not watched.epoch]
+        short = [watched for watched in gone if self._many and watched.samples.seen < _LEAST_SAMPLES and not watched.epoch]
         older = gone[: max(0, len(gone) - _MOST_GONE)]
         dropped = {id(watched) for watched in (*short, *older)}
         if not dropped:
@@ -288,7 +288,7 @@ class Watch:
             own = memory_limit(self._machine, watched.identity.cgroup)
             found += [] if own is None else [own]
         with suppress(LeaklineError):
-            room = self._procfs.room(watched.identity.pid)
+            room = None if watched.gone else self._procfs.room(watched.identity.pid)
             found += [] if room is None else [held + room]
         return min(found, default=None)
 

@@ -116,6 +116,7 @@ class StoppedProcess:
         self._libc = _Libc()
         self._stopped: dict[int, int] = {}  # thread id -> the signal to hand on when it goes
         self._waiting: set[int] = set()
+        self._general: dict[int, bytes] = {}
         self.threads: tuple[ThreadState, ...] = ()
         self.began_ns = 0
         self.stopped_ns = 0
@@ -130,7 +131,6 @@ class StoppedProcess:
         deadline = time.monotonic() + deadline_seconds
         self._await_stoppable(deadline, only)
         self._rehearse()
-        self.began_ns = time.monotonic_ns()
         while new := [tid for tid in self._listed(only) if tid not in self._stopped]:
             seized = [tid for tid in new if self._seize(tid)]
             self._waiting.update(seized)
@@ -141,6 +141,7 @@ class StoppedProcess:
         if not self._stopped:
             raise TargetGone(f"process {self._pid} is gone")
         self.threads = tuple(self._state(tid) for tid in self._stopped)
+        self._general.clear()
 
     def _rehearse(self) -> None:
         """Do once, on no thread, what is done while the target stands still: the first time takes a millisecond longer."""
@@ -169,6 +170,7 @@ class StoppedProcess:
     def _seize(self, tid: int) -> bool:
         try:
             self._libc.ptrace(_SEIZE, tid)
+            self.began_ns = self.began_ns or time.monotonic_ns()
             self._libc.ptrace(_INTERRUPT, tid)
         except OSError as error:
             if error.errno == errno.ESRCH or self._state_of(tid) in (None, "Z", "X"):
@@ -231,14 +233,16 @@ class StoppedProcess:
         data = self._libc.get(tid, _NT_PRSTATUS, 8 * _REGISTERS)
         if len(data) != 8 * _REGISTERS:
             return
+        self._general[tid] = data
         words = list(struct.unpack(f"<{_REGISTERS}q", data))
         if words[_RAX] == _EINTR and words[_ORIG_RAX] in _RESTARTABLE:
             words[_RAX] = _ERESTARTNOHAND
-            self._libc.set(tid, _NT_PRSTATUS, struct.pack(f"<{_REGISTERS}q", *words))
+            self._general[tid] = struct.pack(f"<{_REGISTERS}q", *words)
+            self._libc.set(tid, _NT_PRSTATUS, self._general[tid])
 
     def _state(self, tid: int) -> ThreadState:
         with translated(self._pid, "read the registers"):
-            general = self._libc.get(tid, _NT_PRSTATUS, 8 * _REGISTERS)
+            general = self._general.get(tid) or self._libc.get(tid, _NT_PRSTATUS, 8 * _REGISTERS)
             extended = self._libc.get(tid, _NT_X86_XSTATE, _XSTATE_ROOM)
         if len(general) != 8 * _REGISTERS:
             raise NotPossible(f"process {self._pid} is a 32-bit program")
