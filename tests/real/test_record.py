@@ -155,7 +155,7 @@ def test_a_stopped_recorder_leaves_a_gap(start: Start, leakline: Leakline, tmp_p
     with RecordingReader(path) as reader:
         steps = [b - a for a, b in zip(reader.times, reader.times[1:], strict=False)]
         assert max(steps) >= 1.5
-        assert min(steps) > 0.02, "no burst of ticks afterwards"
+        assert sum(step < 0.05 for step in steps) < 8, "no burst of some twenty ticks afterwards"
 
 
 def test_bad_requests(leakline: Leakline, tmp_path: Path) -> None:
