@@ -2,7 +2,6 @@
 #include "heap.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 enum { PREV_INUSE = 1, IS_MMAPPED = 2, FLAGS = 7, ALIGN = 16, MINSIZE = 32, FENCE = 16 };
 
@@ -12,11 +11,11 @@ void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, struct wal
 {
 	uint64_t chunk = first, first_block = h->n_blocks, header, next;
 	*r = (struct walk_result){.end = WALK_REACHED_END};
+	if (chunk < end && !heap_word(h, chunk + 8, &header)) {
+		r->end = WALK_NOT_COPIED;
+		end = chunk;
+	}
 	while (chunk < end) {
-		if (!heap_word(h, chunk + 8, &header)) {
-			r->end = WALK_NOT_COPIED;
-			break;
-		}
 		uint64_t size = header & ~(uint64_t)FLAGS;
 		if (size == FENCE) {
 			r->end = WALK_FENCEPOST;
@@ -36,7 +35,7 @@ void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, struct wal
 			break;
 		}
 		if (next & PREV_INUSE) {
-			if (!heap_add_block(h, chunk + 16)) {
+			if (!heap_add_block(h, chunk + 16, size - 8)) {
 				r->end = WALK_NO_MEMORY;
 				break;
 			}
@@ -44,6 +43,7 @@ void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, struct wal
 			r->free_bytes += size;
 		}
 		chunk += size;
+		header = next;
 	}
 	r->stopped_at = chunk;
 	r->blocks = h->n_blocks - first_block;
@@ -131,7 +131,7 @@ int64_t leakline_heap_mmapped(struct heap *h, uint64_t start, uint64_t end, uint
 			continue;
 		}
 		uint64_t first_block = h->n_blocks, chunk_end = chunk + (header & ~(uint64_t)FLAGS);
-		if (!heap_add_block(h, chunk + 16) || !heap_add_area(h, chunk, chunk_end, first_block, 1))
+		if (!heap_add_block(h, chunk + 16, chunk_end - chunk - 16) || !heap_add_area(h, chunk, chunk_end, first_block, 1))
 			return -1;
 		found[count++] = (struct range){page, chunk_end};
 		page = chunk_end;
@@ -154,8 +154,10 @@ static int64_t free_list(struct heap *h, uint64_t head, uint64_t bias, int mangl
 			return -1;
 		if (chunk_size && heap_block_size(h, (uint64_t)block) != chunk_size - 8)
 			return -1;
-		if (take)
+		if (take) {
 			h->state[block] = FREE;
+			h->freed += heap_block_size(h, (uint64_t)block);
+		}
 		entry = mangled ? link ^ (address >> 12) : link;
 		count++;
 	}
@@ -218,4 +220,10 @@ int64_t leakline_heap_tcaches(struct heap *h, const struct tcache_layout *layout
 		}
 	}
 	return count;
+}
+
+/* Usable bytes of all that tcaches and fastbins hold. */
+uint64_t leakline_heap_freed(const struct heap *h)
+{
+	return h->freed;
 }

@@ -4,9 +4,10 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Layout version of the structs below, checked by the Python side when it loads the library. */
-#define LEAKLINE_HEAP_ABI 2
+#define LEAKLINE_HEAP_ABI 3
 
 struct segment { /* a run of copied memory; sorted by start, never overlapping */
 	uint64_t start;
@@ -72,21 +73,85 @@ struct heap {
 	struct area *areas;
 	size_t n_areas, areas_room;
 	uint64_t low, high; /* bounds of all areas */
+	uint64_t bytes;     /* usable, of all blocks */
+	uint64_t freed;     /* usable, of the blocks that are FREE */
 	uint32_t *stack;
 	uint64_t stack_depth, stack_room;
 	int out_of_memory;
 	struct modules modules; /* while marking */
 };
 
+const uint8_t *heap_bytes_elsewhere(struct heap *h, uint64_t address, uint64_t *available);
+
 /* Bytes of the copy from address on, and how many follow without a gap; NULL where nothing was copied. */
-const uint8_t *heap_bytes(struct heap *h, uint64_t address, uint64_t *available);
+static inline const uint8_t *heap_bytes(struct heap *h, uint64_t address, uint64_t *available)
+{
+	const struct segment *s = &h->segments[h->last_segment];
+	if (address - s->start >= s->size)
+		return heap_bytes_elsewhere(h, address, available);
+	*available = s->size - (address - s->start);
+	return s->data + (address - s->start);
+}
+
+static inline int heap_word(struct heap *h, uint64_t address, uint64_t *value)
+{
+	uint64_t available;
+	const uint8_t *bytes = heap_bytes(h, address, &available);
+	if (!bytes || available < 8)
+		return 0;
+	memcpy(value, bytes, 8);
+	return 1;
+}
+
+/* Usable bytes, by the header before the block. */
+static inline uint64_t heap_block_size(struct heap *h, uint64_t block)
+{
+	uint64_t header = 0;
+	if (!heap_word(h, h->address[block] - 8, &header))
+		return 0;
+	return (header & ~7ull) - (header & 2 ? 16 : 8);
+}
+
 /* Where nothing was copied, move *page on to the next page that was and return 1; else return 0. */
 int heap_skip(struct heap *h, uint64_t *page, uint64_t page_size);
-int heap_word(struct heap *h, uint64_t address, uint64_t *value);
-uint64_t heap_block_size(struct heap *h, uint64_t block);
-/* Index of the block that holds address, or -1; *interior tells whether it points past the block's start. */
-int64_t heap_find(struct heap *h, uint64_t address, int *interior);
-int heap_add_block(struct heap *h, uint64_t address);
+int heap_add_block(struct heap *h, uint64_t address, uint64_t size);
 int heap_add_area(struct heap *h, uint64_t start, uint64_t end, uint64_t first_block, int mmapped);
+
+/* Index of the block that holds address, or -1; *interior tells whether it points past the block's start. */
+static inline int64_t heap_find(struct heap *h, uint64_t address, int *interior)
+{
+	if (address < h->low || address >= h->high)
+		return -1;
+	size_t low = 0, high = h->n_areas;
+	while (high - low > 1) {
+		size_t middle = low + (high - low) / 2;
+		if (h->areas[middle].start <= address)
+			low = middle;
+		else
+			high = middle;
+	}
+	const struct area *a = &h->areas[low];
+	if (address < a->start || address >= a->end || !a->blocks)
+		return -1;
+	uint64_t block = a->first_block;
+	if (a->starts) {
+		uint64_t granule = (address - a->start) >> 4, word = granule >> 6;
+		uint64_t before = a->starts[word] & (~0ull >> (63 - (granule & 63)));
+		uint64_t count = a->rank[word] + (uint64_t)__builtin_popcountll(before);
+		if (!count)
+			return -1;
+		block += count - 1;
+	}
+	uint64_t start = h->address[block];
+	/* malloc keeps no pointer to a mapping's start: who does made the mapping itself, and it only looks like a chunk. */
+	if (a->mmapped && address == a->start) {
+		*interior = 0;
+		return (int64_t)block;
+	}
+	if (address < start || address - start >= heap_block_size(h, block))
+		return -1;
+	*interior = address != start;
+	return (int64_t)block;
+}
 
 #endif

@@ -2,7 +2,6 @@
 #include "heap.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 uint32_t leakline_heap_abi(void)
 {
@@ -36,25 +35,20 @@ void leakline_heap_free(struct heap *h)
 	free(h);
 }
 
-const uint8_t *heap_bytes(struct heap *h, uint64_t address, uint64_t *available)
+const uint8_t *heap_bytes_elsewhere(struct heap *h, uint64_t address, uint64_t *available)
 {
-	if (!h->n_segments)
-		return NULL;
-	const struct segment *s = &h->segments[h->last_segment];
-	if (address - s->start >= s->size) {
-		size_t low = 0, high = h->n_segments;
-		while (high - low > 1) {
-			size_t middle = low + (high - low) / 2;
-			if (h->segments[middle].start <= address)
-				low = middle;
-			else
-				high = middle;
-		}
-		s = &h->segments[low];
-		if (address - s->start >= s->size)
-			return NULL;
-		h->last_segment = low;
+	size_t low = 0, high = h->n_segments;
+	while (high - low > 1) {
+		size_t middle = low + (high - low) / 2;
+		if (h->segments[middle].start <= address)
+			low = middle;
+		else
+			high = middle;
 	}
+	const struct segment *s = &h->segments[low];
+	if (address - s->start >= s->size)
+		return NULL;
+	h->last_segment = low;
 	*available = s->size - (address - s->start);
 	return s->data + (address - s->start);
 }
@@ -76,17 +70,7 @@ int heap_skip(struct heap *h, uint64_t *page, uint64_t page_size)
 	return 1;
 }
 
-int heap_word(struct heap *h, uint64_t address, uint64_t *value)
-{
-	uint64_t available;
-	const uint8_t *bytes = heap_bytes(h, address, &available);
-	if (!bytes || available < 8)
-		return 0;
-	memcpy(value, bytes, 8);
-	return 1;
-}
-
-int heap_add_block(struct heap *h, uint64_t address)
+int heap_add_block(struct heap *h, uint64_t address, uint64_t size)
 {
 	if (h->n_blocks == h->room) {
 		uint64_t room = h->room ? h->room * 2 : 1024;
@@ -108,6 +92,7 @@ int heap_add_block(struct heap *h, uint64_t address)
 	}
 	h->address[h->n_blocks] = address;
 	h->state[h->n_blocks++] = UNREACHED;
+	h->bytes += size;
 	return 1;
 }
 
@@ -167,48 +152,4 @@ int leakline_heap_index(struct heap *h)
 	}
 	h->leader = malloc((h->n_blocks ? h->n_blocks : 1) * sizeof *h->leader);
 	return h->leader ? 0 : -1;
-}
-
-uint64_t heap_block_size(struct heap *h, uint64_t block)
-{
-	uint64_t header = 0;
-	if (!heap_word(h, h->address[block] - 8, &header))
-		return 0;
-	return (header & ~7ull) - (header & 2 ? 16 : 8);
-}
-
-int64_t heap_find(struct heap *h, uint64_t address, int *interior)
-{
-	if (address < h->low || address >= h->high)
-		return -1;
-	size_t low = 0, high = h->n_areas;
-	while (high - low > 1) {
-		size_t middle = low + (high - low) / 2;
-		if (h->areas[middle].start <= address)
-			low = middle;
-		else
-			high = middle;
-	}
-	const struct area *a = &h->areas[low];
-	if (address < a->start || address >= a->end || !a->blocks)
-		return -1;
-	uint64_t block = a->first_block;
-	if (a->starts) {
-		uint64_t granule = (address - a->start) >> 4, word = granule >> 6;
-		uint64_t before = a->starts[word] & (~0ull >> (63 - (granule & 63)));
-		uint64_t count = a->rank[word] + (uint64_t)__builtin_popcountll(before);
-		if (!count)
-			return -1;
-		block += count - 1;
-	}
-	uint64_t start = h->address[block];
-	/* malloc keeps no pointer to a mapping's start: who does made the mapping itself, and it only looks like a chunk. */
-	if (a->mmapped && address == a->start) {
-		*interior = 0;
-		return (int64_t)block;
-	}
-	if (address < start || address - start >= heap_block_size(h, block))
-		return -1;
-	*interior = address != start;
-	return (int64_t)block;
 }

@@ -165,6 +165,7 @@ class Heap:
         self._segments = (_Segment * max(len(copy.runs), 1))(
             *(_Segment(start, end - start, base + copy.offset(i)) for i, (start, end) in enumerate(copy.runs))
         )
+        self._totals: tuple[tuple[int, ...], tuple[int, ...]] | None = None
         self._library.leakline_heap_new.restype = ctypes.c_void_p
         self._heap = ctypes.c_void_p(self._library.leakline_heap_new(self._segments, ctypes.c_size_t(len(copy.runs))))
         if not self._heap:
@@ -250,11 +251,19 @@ class Heap:
         if mark(self._heap, _ranges(roots), sizes[0], registers, sizes[1], ctypes.byref(modules)):
             raise MemoryError
 
+    def freed(self) -> int:
+        """Usable bytes of what tcaches and fastbins hold."""
+        function = self._library.leakline_heap_freed
+        function.restype = ctypes.c_uint64
+        return int(function(self._heap))
+
     def totals(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Blocks and usable bytes by state."""
-        totals = _Totals()
-        self._library.leakline_heap_totals(self._heap, ctypes.byref(totals))
-        return tuple(totals.blocks), tuple(totals.bytes)
+        """Blocks and usable bytes by state, once all are marked."""
+        if self._totals is None:
+            totals = _Totals()
+            self._library.leakline_heap_totals(self._heap, ctypes.byref(totals))
+            self._totals = tuple(totals.blocks), tuple(totals.bytes)
+        return self._totals
 
     def lost(self) -> Iterable[RawLostBlock]:
         """Every block that is neither reachable nor free."""

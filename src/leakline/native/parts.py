@@ -44,6 +44,6 @@ def load_heap_library() -> ctypes.CDLL:
         library = ctypes.CDLL(str(part_path(HEAP)))
     except OSError as error:
         raise NotPossible(f"leakline's {HEAP} cannot be loaded: {error}") from error
-    if library.leakline_heap_abi() != 2:
+    if library.leakline_heap_abi() != 3:
         raise NotPossible(f"leakline's {HEAP} is of another version", hint="Install leakline again (`make setup`).")
     return library

@@ -276,5 +276,4 @@ def add_blocks(heap: Heap, version: GlibcVersion, arenas: list[Arena], vmas: lis
     for arena in arenas:
         broken = [head for head in arena.fastbins if heap.fastbin(head, mangled=version.mangles_links) is None]
         problems += [f"a fastbin of the arena at {arena.address:#x} is corrupt"] if broken else []
-    _, sizes = heap.totals()
-    return HeapLayout(bookkeeping=tuple(bookkeeping), free_bytes=free + sizes[4], problems=tuple(problems))
+    return HeapLayout(bookkeeping=tuple(bookkeeping), free_bytes=free + heap.freed(), problems=tuple(problems))

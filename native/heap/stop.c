@@ -1,0 +1,136 @@
+/*
+ * Stopping single threads by ptrace(2), reading their registers, and letting them go as if nothing had been.
+ * PTRACE_SEIZE sends no signal, and the kernel lets the threads run on if we die, whatever the moment.
+ */
+#define _GNU_SOURCE
+#include <elf.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdint.h>
+#include <sys/ptrace.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#ifndef __WALL
+#define __WALL 0x40000000
+#endif
+
+enum { REGISTERS = 27, RAX = 10, ORIG_RAX = 15 }; /* words of struct user_regs_struct (arch/x86/include/asm/user_64.h) */
+enum { SPIN_NS = 200000, FIRST_PAUSE_NS = 20000, LONGEST_PAUSE_NS = 2000000 };
+enum stop_result { STOPPED, ENDED, LATE, NOT_64_BIT };
+
+struct thread {
+	uint64_t general[REGISTERS];
+	uint32_t extended_size;
+	int32_t pending;         /* the signal that it must get when it goes on, 0 for none */
+	uint8_t extended[16384]; /* the XSAVE area */
+};
+
+/*
+ * System calls that a stop makes return EINTR although no signal came (signal(7), "Interruption of system calls"):
+ * read write readv writev connect accept sendto recvfrom sendmsg recvmsg semop msgsnd msgrcv rt_sigtimedwait io_getevents
+ * semtimedop epoll_wait epoll_pwait accept4 recvmmsg sendmmsg io_pgetevents io_uring_enter epoll_pwait2.
+ * close(2) must never be in this list: to repeat it would close somebody else's descriptor.
+ */
+static const uint16_t restartable[] = {0,   1,	 19,  20,  42,	43,  44,  45,  46,  47,	 65,  69,
+				       70,  128, 208, 220, 232, 281, 288, 299, 307, 333, 426, 441};
+
+static uint64_t now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void pause_for(uint64_t ns)
+{
+	struct timespec t = {0, (long)ns};
+	nanosleep(&t, NULL);
+}
+
+/* Take a thread over and ask it to stop. Returns 0, or an errno. */
+int leakline_stop_seize(int tid)
+{
+	if (ptrace(PTRACE_SEIZE, tid, NULL, NULL) || ptrace(PTRACE_INTERRUPT, tid, NULL, NULL))
+		return errno;
+	return 0;
+}
+
+/* Let an interrupted system call be restarted instead of returning EINTR: at once, lest we die before. */
+static enum stop_result read_registers(int tid, struct thread *t)
+{
+	struct iovec area = {t->general, sizeof t->general};
+	if (ptrace(PTRACE_GETREGSET, tid, (void *)NT_PRSTATUS, &area))
+		return ENDED; /* killed meanwhile */
+	if (area.iov_len != sizeof t->general)
+		return NOT_64_BIT;
+	for (size_t i = 0; (int64_t)t->general[RAX] == -EINTR && i < sizeof restartable / sizeof *restartable; i++) {
+		if (t->general[ORIG_RAX] != restartable[i])
+			continue;
+		t->general[RAX] = (uint64_t)-514; /* ERESTARTNOHAND (include/linux/errno.h) */
+		ptrace(PTRACE_SETREGSET, tid, (void *)NT_PRSTATUS, &area);
+	}
+	area = (struct iovec){t->extended, sizeof t->extended};
+	t->extended_size = ptrace(PTRACE_GETREGSET, tid, (void *)NT_X86_XSTATE, &area) ? 0 : (uint32_t)area.iov_len;
+	return STOPPED;
+}
+
+/*
+ * Wait until a seized thread has stopped, up to `until` (CLOCK_MONOTONIC), and read its registers. `ours` is set for our own child: whoever
+ * started it asks for its exit status. A sleep takes 50 microseconds more than it should (timer slack), which is longer than most stops:
+ * spin first.
+ */
+int leakline_stop_await(int tid, int ours, uint64_t until, struct thread *t)
+{
+	uint64_t patience = now() + SPIN_NS, pause = FIRST_PAUSE_NS;
+	for (;;) {
+		siginfo_t info = {.si_pid = 0};
+		int status;
+		if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WEXITED | WNOHANG | WNOWAIT | __WALL))
+			return ENDED;
+		if (info.si_pid) {
+			if (info.si_code != CLD_STOPPED && info.si_code != CLD_TRAPPED && ours)
+				return ENDED;
+			if (waitpid(tid, &status, __WALL | WNOHANG) != tid || !WIFSTOPPED(status))
+				return ENDED;
+			/* Anything but our own stop is a signal on its way to the thread: it must arrive when we let go. */
+			t->pending = status >> 16 == PTRACE_EVENT_STOP ? 0 : WSTOPSIG(status);
+			return (int)read_registers(tid, t);
+		}
+		uint64_t time = now();
+		if (time > until)
+			return LATE;
+		if (time < patience) {
+			sched_yield();
+			continue;
+		}
+		pause_for(pause);
+		pause = pause * 2 > LONGEST_PAUSE_NS ? LONGEST_PAUSE_NS : pause * 2;
+	}
+}
+
+/* Let it go on, with the signal that it must get. Returns 0, or an errno: ESRCH if it was killed while it stood still. */
+int leakline_stop_release(int tid, int pending)
+{
+	return ptrace(PTRACE_DETACH, tid, NULL, (void *)(intptr_t)pending) ? errno : 0;
+}
+
+/*
+ * Read one thread's registers: stop it alone, for as long as that takes. Returns an enum stop_result, or a negative errno where it could
+ * not be seized; *stood gets the nanoseconds. One that is LATE stays seized, and has to be awaited and released.
+ */
+int leakline_stop_glance(int tid, int ours, uint64_t until, struct thread *t, uint64_t *stood)
+{
+	uint64_t began = now();
+	int result = leakline_stop_seize(tid);
+	*stood = 0;
+	if (result)
+		return -result;
+	result = leakline_stop_await(tid, ours, until, t);
+	if (result == STOPPED || result == NOT_64_BIT)
+		leakline_stop_release(tid, t->pending);
+	*stood = now() - began;
+	return result;
+}
