@@ -154,4 +154,18 @@ static inline int64_t heap_find(struct heap *h, uint64_t address, int *interior)
 	return (int64_t)block;
 }
 
+/* Whether the address lies in one of the ranges, which are sorted. */
+static inline int heap_lies_in(const struct range *ranges, size_t count, uint64_t address)
+{
+	size_t low = 0, high = count;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		if (ranges[middle].end <= address)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < count && ranges[low].start <= address;
+}
+
 #endif

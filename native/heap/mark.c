@@ -20,30 +20,17 @@ static void push(struct heap *h, uint64_t block)
 	h->stack[h->stack_depth++] = (uint32_t)block;
 }
 
-static int lies_in(const struct range *ranges, size_t count, uint64_t address)
-{
-	size_t low = 0, high = count;
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-		if (ranges[middle].end <= address)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low < count && ranges[low].start <= address;
-}
-
 /* Whether a word looks like the address of a vtable: in a module's mapping, and the first of its entries that is not 0 is code. */
 static int is_vtable(struct heap *h, uint64_t address)
 {
-	if (address & 7 || !lies_in(h->modules.files, h->modules.n_files, address))
+	if (address & 7 || !heap_lies_in(h->modules.files, h->modules.n_files, address))
 		return 0;
 	for (int entry = 0; entry < MOST_VTABLE_ENTRIES; entry++) {
 		uint64_t function;
 		if (!heap_word(h, address + 8 * (uint64_t)entry, &function))
 			return 1; /* pages that the program never wrote are not copied: a constant of the module, as a vtable is */
 		if (function)
-			return lies_in(h->modules.code, h->modules.n_code, function);
+			return heap_lies_in(h->modules.code, h->modules.n_code, function);
 	}
 	return 0;
 }

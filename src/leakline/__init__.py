@@ -28,6 +28,7 @@ __all__ = [
     "diagnose",
     "processes",
     "scan",
+    "scan_file",
     "system_memory",
 ]
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from leakline.model.finding import Finding, Report
     from leakline.model.mappings import VmaMemory
     from leakline.model.system import SystemTable
-    from leakline.session.api import Process, diagnose, processes, scan, system_memory
+    from leakline.session.api import Process, diagnose, processes, scan, scan_file, system_memory
 
 _HOMES = {
     "Finding": "leakline.model.finding",
@@ -51,6 +52,7 @@ _HOMES = {
     "diagnose": "leakline.session.api",
     "processes": "leakline.session.api",
     "scan": "leakline.session.api",
+    "scan_file": "leakline.session.api",
     "system_memory": "leakline.session.api",
 }
 

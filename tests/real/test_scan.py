@@ -148,7 +148,7 @@ def test_pages_are_found_with_and_without_the_scan_of_new_kernels(build: Build, 
 def test_a_recognised_allocator_has_its_version(build: Build, start: Start) -> None:
     program = start(build("kinds.c"), HOLD="1")
     release = subprocess.run(["getconf", "GNU_LIBC_VERSION"], capture_output=True, text=True, check=True).stdout.split()[1]
-    assert Scanner(ProcFs(), program.pid).allocator == f"glibc {release}"
+    assert Scanner(ProcFs(), program.pid).scan().allocator == f"glibc {release}"
 
 
 def test_text_for_people(build: Build, start: Start, leakline: Leakline) -> None:

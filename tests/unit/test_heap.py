@@ -202,3 +202,79 @@ def test_flipped_bits_neither_crash_nor_hang(flips: list[tuple[int, int]], resum
         heap.mark([(ROOTS, ROOTS + 4096)], [BASE + 0x2A0])
         blocks, _ = heap.totals()
         assert sum(blocks) >= len(list(heap.lost()))
+
+
+def test_the_path_from_a_root_is_the_shortest() -> None:
+    image = Image()
+    last = image.chunk(48)
+    middle = image.chunk(64, 0, last)
+    image.chunk(48, middle)
+    first = image.chunk(80, image.blocks[-1], middle + 8)
+    copy, top = image.copy(words(0, first))
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        roots = [(ROOTS, ROOTS + 4096)]
+        heap.mark(roots, [])
+        found = heap.path(last + 5, roots, [])
+        assert not isinstance(found, str)
+        assert [(step.address, step.held_at, step.interior) for step in found] == [
+            (last, middle + 8, False),
+            (middle, first + 8, True),
+            (first, ROOTS + 8, False),
+        ]
+        held = heap.path(last, roots, [0, last])[0]
+        assert not isinstance(held, str)
+        assert (held.is_value, held.held_at) == (True, 1)
+        assert heap.path(ROOTS, roots, []) == "no block"
+
+
+def test_who_points_to_a_block_that_no_root_leads_to() -> None:
+    image = Image()
+    lost = image.chunk(48)
+    holder = image.chunk(64, 0, lost + 16)
+    image.chunk(48)
+    copy, top = image.copy()
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        heap.mark([], [])
+        assert heap.path(lost, [], []) == "not reached"
+        (step,) = heap.referrers(lost)
+        assert (step.address, step.held_at, step.interior) == (holder, holder + 8, True)
+
+
+def test_blocks_are_counted_by_state_size_and_first_word() -> None:
+    image = Image()
+    table = 0x7F0000001000
+    kept = [image.chunk(48, table), image.chunk(48, table), image.chunk(48, 5), image.chunk(96)]
+    image.chunk(48, table)
+    copy, top = image.copy(words(*kept))
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        heap.mark([(ROOTS, ROOTS + 4096)], [])
+        groups = {(g.state, g.first_word, g.size): (g.blocks, g.bytes) for g in heap.census([(table, table + 4096)])}
+    assert groups == {
+        (REACHABLE, table, 40): (2, 80),
+        (REACHABLE, 0, 40): (1, 40),
+        (REACHABLE, 0, 88): (1, 88),
+        (UNREACHED, table, 40): (1, 40),
+    }
+
+
+def test_more_kinds_of_blocks_than_are_told_apart() -> None:
+    image = Image()
+    table, count = 0x7F0000000000, 60_000
+    for index in range(count):
+        image.chunk(32, table + index)
+    copy, top = image.copy()
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        heap.mark([], [])
+        groups = heap.census([(table, table + (1 << 20))])
+    assert sum(g.blocks for g in groups) == count
+    assert len(groups) < count
+    (rest,) = [g for g in groups if not g.size]
+    assert rest.bytes == rest.blocks * 24

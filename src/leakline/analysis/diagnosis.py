@@ -230,6 +230,9 @@ def _unlocated(group: Sequence[_Leader], scans: Sequence[HeapScan]) -> Finding:
     if block.content is not None:
         text = f"their first word points to {block.content}"
         evidence.append(Evidence(method="content", text=text, values={"symbol": block.content}))
+    shown = next((leader.block.text for leader in group if leader.block.text is not None), None)
+    if shown is not None:
+        evidence.append(Evidence(method="content", text=f"one of them holds: {shown}", values={"text": shown}))
     return Finding(
         kind=block.kind,
         subject=Subject(type="heap", name="[heap]"),

@@ -112,10 +112,11 @@ def _ring(first: int, words: Callable[[int, int], Sequence[int]]) -> list[int] |
 def dead_stack(threads: Iterable[tuple[ThreadStack, Range | None]]) -> list[Range]:
     """The parts of stacks below the stack pointers, which hold only left-overs.
 
-    A stack pointer outside the bounds (a coroutine, sigaltstack) leaves the whole stack alive.
+    A stack pointer outside the bounds (a coroutine, sigaltstack) leaves the whole stack alive. Where two processes share a stack,
+    as after vfork(2), the lower stack pointer counts.
     """
-    dead = []
+    lowest: dict[Range, int] = {}
     for thread, bounds in threads:
         if bounds is not None and bounds[0] <= thread.stack_pointer < bounds[1]:
-            dead.append((bounds[0], max(bounds[0], thread.stack_pointer - RED_ZONE)))
-    return dead
+            lowest[bounds] = min(thread.stack_pointer, lowest.get(bounds, thread.stack_pointer))
+    return [(start, max(start, pointer - RED_ZONE)) for (start, _), pointer in lowest.items()]

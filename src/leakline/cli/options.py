@@ -72,6 +72,20 @@ class Size(click.ParamType[int]):
         return size
 
 
+class Address(click.ParamType[int]):
+    """An address in a process, hexadecimal."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        """A number."""
+        if isinstance(value, int):
+            return value
+        if re.fullmatch(r"(0[xX])?[0-9a-fA-F]{1,16}", str(value)) is None:
+            self.fail(f"{value!r} is not an address: 0x55d0c0de4010", param, ctx)
+        return int(value, 16)
+
+
 class Rate(click.ParamType[float]):
     """A size in a time: 1MiB/h, 64KiB/s."""
 
@@ -178,7 +192,7 @@ class Output:
 
     def __init__(self, path: Path | None, *, as_json: bool, force: bool, limit: int, color: Color) -> None:
         self._path = path
-        self._as_json = as_json or (path is not None and path.suffix == ".json")
+        self.as_json = as_json or (path is not None and path.suffix == ".json")
         self._limit = limit
         self._color: Color = color
         if path is not None and path.exists() and not force:
@@ -205,7 +219,7 @@ class Output:
         from leakline.present.json import to_json
         from leakline.present.screen import write_lines
 
-        if self._as_json:
+        if self.as_json:
             stream.write(to_json(reports[0] if len(reports) == 1 else Reports(targets=tuple(reports))))
         else:
             write_lines(describe_reports(reports, self._limit), stream, color)

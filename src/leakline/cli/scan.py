@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from leakline.cli.options import Duration, Output, fail_on_option, fails, output_options, speaker, target_options
+from leakline.cli.options import Address, Duration, Output, fail_on_option, fails, output_options, speaker, target_options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from leakline.present.screen import Color
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_SHORTEST_SECONDS = 0.1
 
 
 @click.command("scan")
@@ -31,6 +33,14 @@ if TYPE_CHECKING:
     help="Let go of a target that does not stop by then.",
 )
 @click.option("--no-stop", is_flag=True, help="Let it run on: nothing found is more than possible.")
+@click.option("--max-pause", type=Duration(), help="Do not let it stand still for longer at a time; refuse where that cannot be.")
+@click.option("--diff", "before", type=_FILE, metavar="BEFORE", help="What there is more of than in an earlier scan's file.")
+@click.option("--every", type=Duration(), help="Look so often, and tell which blocks become more and more.")
+@click.option("-d", "--duration", type=Duration(), help="How long --every goes on; else until Ctrl-C.")
+@click.option("--why", type=Address(), metavar="ADDRESS", help="Who holds the block there: the path from a root.")
+@click.option("--show-content", is_flag=True, help="Characters that lost blocks hold; they may be secrets.")
+@click.option("--core", "--open", "core", type=_FILE, help="Search a core dump, or an image that --save wrote.")
+@click.option("--save", type=_FILE, help="Keep the image of the last look, as a core file, for analysis elsewhere.")
 @fail_on_option
 @output_options
 def command(
@@ -40,6 +50,14 @@ def command(
     confirm: int,
     stop_deadline: float,
     no_stop: bool,
+    max_pause: float | None,
+    before: Path | None,
+    every: float | None,
+    duration: float | None,
+    why: int | None,
+    show_content: bool,
+    core: Path | None,
+    save: Path | None,
     fail_on: str | None,
     as_json: bool,
     output: Path | None,
@@ -55,16 +73,43 @@ def command(
     2.42 as the allocator.
     """
     from leakline.session.interruption import Interruption
-    from leakline.session.looking import each, look
+    from leakline.session.looking import ScanOptions, each, look, look_into_file
+    from leakline.session.saved_scans import load_earlier
+    from leakline.session.searching import Details
     from leakline.session.targets import select
     from leakline.sources.procfs import ProcFs
 
+    targets = [*pids, *more_pids]
+    if core is not None and (targets or name or no_stop or every is not None or save is not None or max_pause is not None):
+        raise click.UsageError("--core searches a file: it goes with no process, and nothing that is about one")
+    if duration is not None and every is None:
+        raise click.UsageError("--duration is how long --every goes on")
+    if every is not None and every < _SHORTEST_SECONDS:
+        raise click.BadParameter("at least 100ms", param_hint="--every")
+    if save is not None and save.exists() and not force:
+        raise click.UsageError(f"{save} exists: --force replaces it")
     writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
-    procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet=quiet)
-    with interruption.listening():
-        chosen = select(procfs, [*pids, *more_pids], name)
-        options: dict[str, Any] = {"looks": confirm, "interruption": interruption, "say": say, "stop_deadline": stop_deadline}
-        options["stop"] = not no_stop
-        reports = each(chosen, lambda pid: look(procfs, pid, **options), say)
+    say = speaker(quiet=quiet)
+    census = writer.as_json or before is not None or every is not None
+    options = ScanOptions(
+        looks=confirm,
+        stop=not no_stop,
+        stop_deadline=stop_deadline,
+        max_pause=max_pause,
+        details=Details(census=census, content=show_content, why=why),
+        before=None if before is None else load_earlier(before),
+        every=every,
+        duration=duration,
+        save=save,
+    )
+    if core is not None:
+        reports = [look_into_file(core, options, say=say)]
+    else:
+        procfs, interruption = ProcFs(), Interruption()
+        with interruption.listening():
+            chosen = select(procfs, targets, name)
+            if len(chosen) > 1 and (save is not None or why is not None or before is not None or every is not None):
+                raise click.UsageError("--save, --why, --diff and --every are about one process")
+            reports = each(chosen, lambda pid: look(procfs, pid, options, interruption=interruption, say=say), say)
     writer.write(reports)
     return int(fails(reports, fail_on))

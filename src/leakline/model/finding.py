@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from leakline.model.heap import Census, Why
 from leakline.model.stack import Frame, SourceLocation
 
 FindingKind = Literal["definite", "indirect", "possible", "reachable", "growing", "outstanding"]
@@ -111,6 +112,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     not_judged: tuple[NotJudged, ...]
     children: tuple[Report, ...] = ()
     cost: Cost
+    why: Why | None = None
+    """Who holds the block that --why asks for."""
+    census: Census | None = None
+    """All blocks by kind, type and size, where they were counted: `scan --json`."""
 
 
 class Reports(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,8 @@ from typing import Literal
 import msgspec
 
 LeakKind = Literal["definite", "indirect", "possible"]
+BlockKind = Literal["definite", "indirect", "possible", "reachable"]
+HeldKind = Literal["definite", "indirect", "possible", "reachable", "free", "no block"]
 
 
 class LostBlock(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +22,8 @@ class LostBlock(msgspec.Struct, frozen=True, kw_only=True):
     """Address of the definite block it hangs on; its own if it hangs on none."""
     content: str | None
     """The symbol that its first word points to (a C++ vtable, an ops table), if any."""
+    text: str | None = None
+    """Printable characters in it, where they were asked for; of one block of each kind, size and content alone."""
 
 
 class BlockTotal(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +31,54 @@ class BlockTotal(msgspec.Struct, frozen=True, kw_only=True):
 
     blocks: int
     bytes: int
+
+
+class BlockGroup(msgspec.Struct, frozen=True, gc=False):
+    """Blocks of one kind, type and size."""
+
+    kind: BlockKind
+    type: str | None
+    """The symbol that their first word points to; None where it points to none."""
+    size: int | None
+    """Usable bytes of each; None for blocks of more types and sizes than are told apart."""
+    blocks: int
+    bytes: int
+
+
+class Census(msgspec.Struct, frozen=True, kw_only=True):
+    """All blocks at one moment."""
+
+    taken: str
+    """When, in UTC (RFC 3339)."""
+    groups: tuple[BlockGroup, ...]
+    """The largest first."""
+
+
+class PathStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A block, and the word that points into it."""
+
+    address: int
+    size: int
+    type: str | None
+    held_at: int | None
+    """Address of the word; None for a register."""
+    interior: bool
+    """It points past the block's start."""
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds a block."""
+
+    asked: int
+    address: int | None
+    """Of the block that holds the address which was asked for; None if no block does."""
+    kind: HeldKind
+    root: str | None
+    """What holds the first block of the path: a register, a stack, a variable; None where no root leads to the block."""
+    path: tuple[PathStep, ...]
+    """From the root to the block, which is the last."""
+    referrers: tuple[PathStep, ...]
+    """Of a block that no root leads to: some of the blocks that point to it, with the word that does."""
 
 
 class HeapScan(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +103,8 @@ class HeapScan(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     looks: int = 1
     """Copies that agree on what is lost: more than one where nothing stood still for them."""
+    census: Census | None = None
+    why: Why | None = None
     problems: tuple[str, ...] = ()
     """What was unreadable or corrupt: the blocks there are in neither group."""
 

@@ -6,6 +6,7 @@ import bisect
 import ctypes
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Literal, Self
 
 import msgspec
@@ -17,6 +18,10 @@ PAGE = mmap.PAGESIZE
 WalkEnd = Literal["end", "fencepost", "corrupt", "not copied", "out of memory"]
 _WALK_ENDS: tuple[WalkEnd, ...] = ("end", "fencepost", "corrupt", "not copied", "out of memory")
 UNREACHED, POSSIBLE, REACHABLE, INDIRECT, FREE = range(5)
+WhyNot = Literal["not reached", "no block", "free"]
+_WHY_NOT: dict[int, WhyNot] = {0: "not reached", -1: "no block", -2: "free"}
+_NO_MEMORY = -3
+_MOST_STEPS, _MOST_REFERRERS, _MOST_GROUPS = 1 << 16, 16, 1 << 16
 
 
 class _Segment(ctypes.Structure):
@@ -60,6 +65,27 @@ class _Totals(ctypes.Structure):
     _fields_ = (("blocks", ctypes.c_uint64 * 5), ("bytes", ctypes.c_uint64 * 5))
 
 
+class _Step(ctypes.Structure):
+    _fields_ = (
+        ("address", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("held_at", ctypes.c_uint64),
+        ("is_value", ctypes.c_uint32),
+        ("interior", ctypes.c_uint32),
+    )
+
+
+class _Group(ctypes.Structure):
+    _fields_ = (
+        ("first_word", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("blocks", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
+        ("state", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    )
+
+
 class _TcacheLayout(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_uint32)
@@ -98,17 +124,46 @@ class RawLostBlock(msgspec.Struct, frozen=True, kw_only=True):
     state: int
 
 
-class MemoryCopy:
-    """Runs of a target's memory in one buffer of ours: (start, end) in the order in which they lie there, not overlapping."""
+class RawStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A block, and the word that points into it."""
 
-    def __init__(self, buffer: mmap.mmap, runs: Sequence[tuple[int, int]]) -> None:
+    address: int
+    size: int
+    held_at: int
+    """Address of the word; for a register its index among the values."""
+    is_value: bool
+    interior: bool
+    """It points past the block's start."""
+
+
+class RawGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Blocks of one kind, size and first word."""
+
+    first_word: int
+    """An address in a module's mapping; 0 for any other first word."""
+    size: int
+    """Usable bytes of each; 0 where there were more kinds than are told apart."""
+    blocks: int
+    bytes: int
+    state: int
+
+
+class MemoryCopy:
+    """Runs of a target's memory in one buffer of ours.
+
+    Args:
+        buffer: what holds them.
+        runs: (start, end), not overlapping; one behind the other in the order in which they lie there.
+        offsets: where each lies instead.
+
+    """
+
+    def __init__(self, buffer: mmap.mmap, runs: Sequence[tuple[int, int]], offsets: Sequence[int] | None = None) -> None:
         self._buffer = buffer
-        self.size = 0
-        placed = []
-        for start, end in runs:
-            placed.append((start, end, self.size))
-            self.size += end - start
-        placed.sort()
+        sizes = [end - start for start, end in runs]
+        self.size = sum(sizes)
+        places = accumulate(sizes, initial=0) if offsets is None else offsets
+        placed = sorted((start, end, place) for (start, end), place in zip(runs, places, strict=False))
         self.runs = tuple((start, end) for start, end, _ in placed)
         self._starts = [start for start, _, _ in placed]
         self._offsets = [offset for _, _, offset in placed]
@@ -146,6 +201,15 @@ class MemoryCopy:
     def base_address(self) -> int:
         """Where the buffer lies in our own memory."""
         return ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
+
+    def view(self, address: int, size: int) -> memoryview:
+        """As `read`, without a copy."""
+        index = bisect.bisect_right(self._starts, address) - 1
+        if index < 0 or address >= self.runs[index][1]:
+            return memoryview(b"")
+        start, end = self.runs[index]
+        at = self._offsets[index] + address - start
+        return memoryview(self._buffer)[at : at + min(size, end - address)]
 
     def offset(self, run: int) -> int:
         """Where the run begins in the buffer."""
@@ -245,11 +309,42 @@ class Heap:
 
         """
         modules = _Modules(_ranges(files), len(files), _ranges(code), len(code))
-        registers = (ctypes.c_uint64 * max(len(values), 1))(*values)
-        sizes = ctypes.c_size_t(len(roots)), ctypes.c_size_t(len(values))
-        mark = self._library.leakline_heap_mark
-        if mark(self._heap, _ranges(roots), sizes[0], registers, sizes[1], ctypes.byref(modules)):
+        if self._library.leakline_heap_mark(self._heap, *_places(roots, values), ctypes.byref(modules)):
             raise MemoryError
+
+    def path(self, address: int, roots: Sequence[tuple[int, int]], values: Sequence[int]) -> list[RawStep] | WhyNot:
+        """The shortest path from a root to the block that holds the address, the block first; or why there is none."""
+        steps = (_Step * _MOST_STEPS)()
+        function = self._library.leakline_heap_path
+        function.restype = ctypes.c_int64
+        room = ctypes.c_size_t(_MOST_STEPS)
+        count = int(function(self._heap, *_places(roots, values), ctypes.c_uint64(address), steps, room))
+        if count == _NO_MEMORY:
+            raise MemoryError
+        return _WHY_NOT[count] if count <= 0 else _steps(steps, count)
+
+    def referrers(self, address: int) -> list[RawStep]:
+        """Some of the other blocks that point into the block that holds the address."""
+        steps = (_Step * _MOST_REFERRERS)()
+        function = self._library.leakline_heap_referrers
+        function.restype = ctypes.c_int64
+        return _steps(steps, int(function(self._heap, ctypes.c_uint64(address), steps, ctypes.c_size_t(_MOST_REFERRERS))))
+
+    def census(self, files: Sequence[tuple[int, int]]) -> list[RawGroup]:
+        """All blocks that are not free, counted by state, size and first word.
+
+        Args:
+            files: readable mappings of files, sorted: a first word that points elsewhere is not told apart.
+
+        """
+        groups = (_Group * _MOST_GROUPS)()
+        arguments = _ranges(files), ctypes.c_size_t(len(files)), groups, ctypes.c_size_t(_MOST_GROUPS)
+        self._library.leakline_heap_census(self._heap, *arguments)
+        return [
+            RawGroup(first_word=g.first_word, size=g.size, blocks=g.blocks, bytes=g.bytes, state=g.state)
+            for g in groups
+            if g.blocks
+        ]
 
     def freed(self) -> int:
         """Usable bytes of what tcaches and fastbins hold."""
@@ -277,6 +372,20 @@ class Heap:
             RawLostBlock(address=b.address, size=b.size, leader=b.leader, first_word=b.first_word, state=b.kind)
             for b in raw[:count]
         )
+
+
+def _places(
+    roots: Sequence[tuple[int, int]], values: Sequence[int]
+) -> tuple[ctypes.Array[_Range], ctypes.c_size_t, ctypes.Array[ctypes.c_uint64], ctypes.c_size_t]:
+    registers = (ctypes.c_uint64 * max(len(values), 1))(*values)
+    return _ranges(roots), ctypes.c_size_t(len(roots)), registers, ctypes.c_size_t(len(values))
+
+
+def _steps(steps: ctypes.Array[_Step], count: int) -> list[RawStep]:
+    return [
+        RawStep(address=s.address, size=s.size, held_at=s.held_at, is_value=bool(s.is_value), interior=bool(s.interior))
+        for s in steps[: max(count, 0)]
+    ]
 
 
 def _ranges(ranges: Sequence[tuple[int, int]]) -> ctypes.Array[_Range]:

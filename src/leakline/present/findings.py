@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from leakline.model.finding import Finding, KindTotal, Report
+    from leakline.model.heap import PathStep, Why
 
 Line = tuple[str, str]  # text, and the name of its style
 
@@ -53,6 +54,9 @@ def _describe(report: Report, most: int) -> Iterator[Line]:
     left_out = len(report.findings) - most
     if left_out > 0:
         yield f"  and {counted(left_out, 'finding')} more (--limit)", "dim"
+    if report.why is not None:
+        yield "", ""
+        yield from _why(report.why)
     yield "", ""
     yield from _tail(report)
 
@@ -103,6 +107,32 @@ def _finding(finding: Finding) -> Iterator[Line]:
         yield f"    no line table for {printable(name)}: install its debug package to see lines", "dim"
 
 
+def _why(why: Why) -> Iterator[Line]:
+    if why.address is None:
+        state = "in a block that is free" if why.kind == "free" else "in no block of the heap"
+        yield f"  {why.asked:#x} is {state}", ""
+        return
+    inside = why.asked - why.address
+    where = f"{why.asked:#x} is {f'{inside} bytes into' if inside else ''} the block at {why.address:#x}".replace("is  ", "is ")
+    if why.root is None:
+        yield f"  {where}, which no root leads to ({why.kind})", ""
+        if not why.referrers:
+            yield "    nothing points to it", ""
+        for step in why.referrers:
+            yield f"    {step.held_at - step.address if step.held_at else 0} bytes into {_block(step)} is a pointer to it", ""
+        return
+    yield f"  {where}, which is held ({why.kind}) by {printable(why.root)}", ""
+    for step, following in zip(why.path, (*why.path[1:], None), strict=True):
+        held = "a register" if step.held_at is None else f"{step.held_at:#x}"
+        inside_of = ", into its middle," if step.interior else ""
+        yield f"    {held} points{inside_of} to {_block(step)}{'' if following else ', which is the one'}", ""
+
+
+def _block(step: PathStep) -> str:
+    kind = f", {printable(step.type)}" if step.type else ""
+    return f"the block at {step.address:#x} ({step.size} bytes{kind})"
+
+
 def _kind(total: KindTotal | None, name: str) -> str:
     return f"{name} -" if total is None else f"{name} {amount(total.bytes)} in {counted(total.blocks, 'block')}"
 
@@ -124,7 +154,5 @@ def _tail(report: Report) -> Iterator[Line]:
         share = "" if gap.share is None else f" ({percent(gap.share)} of the process)"
         yield f"  not judged: {printable(gap.name)}{size}{share}: {printable(gap.why)}", "warning"
     cost = report.cost
-    yield (
-        f"  cost: the target stood still for {duration(cost.target_stopped_ns)} in all; {duration(cost.duration_ns)} altogether",
-        "dim",
-    )
+    stood = f"the target stood still for {duration(cost.target_stopped_ns)} in all; " if cost.target_stopped_ns else ""
+    yield f"  cost: {stood}{duration(cost.duration_ns)} altogether", "dim"

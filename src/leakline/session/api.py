@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leakline.errors import TargetGone
 from leakline.session.diagnosing import Diagnosis
 from leakline.session.interruption import Interruption
-from leakline.session.looking import look
+from leakline.session.looking import ScanOptions, look, look_into_file
 from leakline.session.machine_memory import read_system
 from leakline.session.mappings import read_mappings
 from leakline.session.processes import process_table, read_process, read_processes
@@ -53,7 +55,20 @@ def scan(pid: int, *, looks: int = 2) -> Report:
         LeaklineError: it could not be looked at; the class says why, the hint what to do.
 
     """
-    return look(ProcFs(), pid, looks=looks, interruption=Interruption(), say=_silent)
+    return look(ProcFs(), pid, ScanOptions(looks=looks), interruption=Interruption(), say=_silent)
+
+
+def scan_file(path: str | os.PathLike[str]) -> Report:
+    """Find the lost heap blocks of a process in a core dump, or in what `leakline scan --save` wrote.
+
+    Args:
+        path: the file.
+
+    Raises:
+        LeaklineError: it could not be searched; the class says why, the hint what to do.
+
+    """
+    return look_into_file(Path(path), ScanOptions(), say=_silent)
 
 
 def processes(columns: Collection[str] = ("started",)) -> ProcessTable:

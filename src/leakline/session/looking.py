@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from leakline.analysis.diagnosis import find_lost, find_outstanding
+from leakline.analysis.diagnosis import find_lost, find_outstanding, rank
+from leakline.analysis.heap_growth import CensusAt, growing, grown_since
 from leakline.errors import LeaklineError
+from leakline.session.imaging import STOP_DEADLINE_SECONDS
 from leakline.session.reporting import build_report
-from leakline.session.scanning import BETWEEN_SCANS_SECONDS, STOP_DEADLINE_SECONDS, Scanner
+from leakline.session.saved_scans import EarlierCensus, held_by_mapping, save_image, search_file
+from leakline.session.scanning import BETWEEN_SCANS_SECONDS, Scanner
+from leakline.session.searching import Details
 from leakline.session.symbolising import with_stacks
 from leakline.session.targets import describe, require_stoppable
 from leakline.session.tracing import Via, open_recorder
+from leakline.sources.core_image import open_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from leakline.model.finding import Report
+    from leakline.model.finding import Finding, Report, Target
     from leakline.model.heap import HeapScan
     from leakline.session.interruption import Interruption
     from leakline.sources.procfs import ProcFs
@@ -28,39 +35,95 @@ if TYPE_CHECKING:
 _LEAST_RUNNING_LOOKS = 3
 
 
-def look(
-    procfs: ProcFs,
-    pid: int,
-    *,
-    looks: int,
-    interruption: Interruption,
-    say: Say,
-    stop_deadline: float = STOP_DEADLINE_SECONDS,
-    stop: bool = True,
-) -> Report:
-    """Scan a process `looks` times; without `stop` while it runs on, thrice at least.
+class ScanOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to look into a heap."""
+
+    looks: int = 2
+    stop: bool = True
+    """Without, it runs on while its memory is copied."""
+    stop_deadline: float = STOP_DEADLINE_SECONDS
+    max_pause: float | None = None
+    """Seconds that it may stand still at a time; None for as long as it takes."""
+    details: Details = Details()
+    before: EarlierCensus | None = None
+    """An earlier look to compare with."""
+    every: float | None = None
+    """Seconds from look to look, until `duration` is over or somebody interrupts."""
+    duration: float | None = None
+    save: Path | None = None
+    """Where the image of the last look goes."""
+
+
+def look(procfs: ProcFs, pid: int, options: ScanOptions, *, interruption: Interruption, say: Say) -> Report:
+    """Scan a process.
 
     Raises:
         NotSupported: its allocator is none that leakline can read.
         TargetGone: it ended.
         PermissionNeeded: it belongs to somebody else.
+        NotPossible: it cannot stand still, or not for so short a time.
 
     """
     began = time.monotonic_ns()
     require_stoppable(procfs, pid)
     target = describe(procfs, pid)
-    scanner = Scanner(procfs, pid)
+    scanner = Scanner(procfs, pid, stop_deadline=options.stop_deadline, max_pause=options.max_pause, details=options.details)
     scans: list[HeapScan] = []
-    if not stop:
-        scans.append(scanner.scan_running(max(looks, _LEAST_RUNNING_LOOKS), stop_deadline))
-        say(f"{scans[0].looks} looks: to read registers, threads stood still for {scans[0].stopped_ns / 1e6:.2f} ms in all")
-    for number in range(looks if stop else 0):
+    censuses: list[CensusAt] = []
+    for _ in _moments(options, interruption):
+        if options.stop:
+            scans.append(scanner.scan())
+            say(f"look {len(scans)}: the target stood still for {scans[-1].stopped_ns / 1e6:.1f} ms")
+        else:
+            scans.append(scanner.scan_running(max(options.looks, _LEAST_RUNNING_LOOKS)))
+            stood = f"threads stood still for {scans[-1].stopped_ns / 1e6:.2f} ms in all"
+            say(f"{scans[-1].looks} looks: to read registers, {stood}")
+        census = scans[-1].census
+        if options.every is not None and census is not None:
+            censuses.append(CensusAt(scans[-1].time_ns / 1e9, census))
+            # What was counted is kept; the lists of lost blocks of the looks before the last two are not.
+            scans[:-2] = [msgspec.structs.replace(scan, lost=(), census=None) for scan in scans[:-2]]
+    if options.save is not None and scanner.image is not None:
+        auxiliary = procfs.auxiliary_vector(pid)
+        save_image(options.save, scanner.image, target, auxiliary, lambda vma: procfs.mapped_file(pid, vma))
+        say(f"the image is in {options.save}: `leakline scan --open` reads it")
+    findings = find_lost(scans, None, {}) + growing(censuses) + _grown(options.before, target, scans[-1])
+    return build_report(procfs, target, scans, rank(findings), began_ns=began)
+
+
+def _moments(options: ScanOptions, interruption: Interruption) -> Iterator[object]:
+    """When to look."""
+    if options.every is not None:
+        yield from interruption.ticks(options.every, math.inf if options.duration is None else options.duration)
+        return
+    for number in range(options.looks if options.stop else 1):
         if number:
             interruption.wait(BETWEEN_SCANS_SECONDS)
-        scans.append(scanner.scan(stop_deadline))
-        say(f"look {number + 1}: the target stood still for {scans[-1].stopped_ns / 1e6:.1f} ms")
-    findings = find_lost(scans, None, {})
-    return build_report(procfs, target, scans, findings, began_ns=began)
+        yield number
+
+
+def _grown(before: EarlierCensus | None, target: Target, scan: HeapScan) -> list[Finding]:
+    if before is None or scan.census is None:
+        return []
+    return grown_since(before.census, scan.census, before.seconds_before(target, scan.census))
+
+
+def look_into_file(path: Path, options: ScanOptions, *, say: Say) -> Report:
+    """Search a core file, or what an earlier scan saved.
+
+    Raises:
+        InvalidRequest: it cannot be read.
+        ParseError: it is neither.
+        NotPossible: it takes a file of another machine.
+
+    """
+    began = time.monotonic_ns()
+    stored = open_image(path)
+    scan = search_file(stored, options.details, began)
+    for problem in scan.problems:
+        say(problem)
+    findings = find_lost([scan], None, {}) + _grown(options.before, stored.target, scan)
+    return build_report(None, stored.target, [scan], rank(findings), after=held_by_mapping(stored.image), began_ns=began)
 
 
 def watch_allocations(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def build_report(
-    procfs: ProcFs,
+    procfs: ProcFs | None,
     target: Target,
     scans: Sequence[HeapScan],
     findings: Sequence[Finding],
@@ -34,7 +34,7 @@ def build_report(
     """Put together what was found, what was not judged, and what it cost.
 
     Args:
-        procfs: where the target is, or was.
+        procfs: where the target is, or was; None where all that is known of it is in `after`.
         target: the process.
         scans: all looks at its heap.
         findings: what came of them.
@@ -44,8 +44,9 @@ def build_report(
         gaps: what is known not to be judged.
 
     """
-    with suppress(LeaklineError):  # if it has ended, what was measured last stands
-        after = procfs.smaps(target.pid)
+    if procfs is not None:
+        with suppress(LeaklineError):  # if it has ended, what was measured last stands
+            after = procfs.smaps(target.pid)
     last = scans[-1] if scans else None
     unseen = not_judged(after if before is None else before, after, last.heap_ranges if last else (), last.problems if last else ())
     return Report(
@@ -55,5 +56,7 @@ def build_report(
         findings=tuple(findings),
         retained_free=RetainedFree(bytes=last.retained_free if last else None),
         not_judged=(*unseen, *gaps),
+        why=last.why if last else None,
+        census=last.census if last else None,
         cost=Cost(target_stopped_ns=sum(s.stopped_ns for s in scans), duration_ns=time.monotonic_ns() - began_ns),
     )

@@ -81,6 +81,10 @@ class ProcFs:
         """The path of the program, with ` (deleted)` behind it where the file was."""
         return self._link(pid, "exe")
 
+    def auxiliary_vector(self, pid: int) -> bytes:
+        """/proc/PID/auxv as it is."""
+        return self._read(pid, "auxv")
+
     def threads(self, pid: int) -> list[int]:
         """Thread ids, the first thread's first."""
         with translated(pid, "list the threads"):

@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 import struct
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
@@ -32,6 +33,7 @@ _LARGEST_WITHOUT_SCAN = 1 << 36
 _IOV_MAX = 1024
 _MADV_POPULATE_WRITE = 23  # Linux 5.14
 _FORCED_STEP = 16 << 20
+_STEP = 4 << 20  # what is copied between two looks at the clock
 _MOST_SHMEM = 1 << 30
 # Names of shmem in /proc/PID/maps: MAP_SHARED | MAP_ANONYMOUS, memfd_create(2), shmget(2), shm_open(3).
 _SHMEM = ("/dev/zero (deleted)", "/memfd:", "/SYSV", "/dev/shm/")  # noqa: S108
@@ -183,14 +185,31 @@ class RemoteMemory:
             raise TargetGone(f"process {self._pid} is gone")
         return done
 
-    def copy(self, runs: Sequence[Range], buffer: mmap.mmap) -> list[Range]:
-        """Copy the runs one behind the other into the buffer; returns those that could be read, in the order of the buffer."""
+    def copy(self, runs: Sequence[Range], buffer: mmap.mmap, until_ns: int | None = None) -> list[Range]:
+        """Copy the runs one behind the other into the buffer.
+
+        Args:
+            runs: what.
+            buffer: where to.
+            until_ns: CLOCK_MONOTONIC by which it must be done, if any.
+
+        Returns:
+            those that could be read, in the order of the buffer.
+
+        Raises:
+            TimeoutError: it takes longer.
+
+        """
         base = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
         copied: list[Range] = []
         offset = 0
         pending = list(reversed(runs))
         while pending:
-            batch = pending[-_IOV_MAX:][::-1]
+            if until_ns is not None:
+                if time.monotonic_ns() > until_ns:
+                    raise TimeoutError
+                _cut(pending, _STEP)
+            batch = pending[-1:] if until_ns is not None else pending[-_IOV_MAX:][::-1]
             remote = (_Iovec * len(batch))(*(_Iovec(start, end - start) for start, end in batch))
             total = sum(end - start for start, end in batch)
             done = max(self._readv(_Iovec(base + offset, total), remote, len(batch)), 0)
@@ -296,6 +315,13 @@ def _data(file: int, start: int, end: int) -> Iterator[Range]:
         last = min(os.lseek(file, first, os.SEEK_HOLE), end)
         yield first // PAGE * PAGE, -(-last // PAGE) * PAGE
         start = last
+
+
+def _cut(pending: list[Range], most: int) -> None:
+    """Split the last run where it is longer than `most`."""
+    start, end = pending[-1]
+    if end - start > most:
+        pending[-1:] = (start + most, end), (start, start + most)
 
 
 def _joined(runs: list[Range]) -> list[Range]:

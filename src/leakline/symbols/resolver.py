@@ -32,6 +32,7 @@ class _Module(msgspec.Struct, frozen=True, kw_only=True):
     build_id: str | None
     frames: FrameTable | None
     loads: Callable[[int], int | None]
+    bias: Callable[[int, int], int | None]
 
 
 class Resolver:
@@ -126,13 +127,23 @@ class Resolver:
         return {address: names.get(name, name) for address, name in found.items()}
 
     def _data_symbol(self, address: int) -> str | None:
+        variable = self.variable(address)
+        return None if variable is None else variable[1]
+
+    def variable(self, address: int) -> tuple[str, str | None, int] | None:
+        """The module whose data (.bss too) lies at an address, the object there, and how far into it; None for other memory."""
         vma = self.vma_at(address)
-        if vma is None or not vma.is_file:
+        # .bss goes on in anonymous memory right behind the module's last mapping.
+        while vma is not None and vma.path is None and vma.perms[1] == "w":
+            vma = self.vma_at(vma.start - 1)
+        module = None if vma is None else self._module(vma)
+        if vma is None or module is None:
             return None
-        module = self._module(vma)
-        place = None if module is None else module.loads(address - vma.start + vma.offset)
-        symbol = None if module is None or place is None else module.symbols.at(place)
-        return None if symbol is None else symbol.name
+        bias = module.bias(vma.start, vma.offset)
+        symbol = None if bias is None else module.symbols.at(address - bias)
+        if symbol is None or bias is None:
+            return module.name, None, 0
+        return module.name, symbol.name, address - bias - symbol.address
 
     def _module(self, vma: Vma) -> _Module | None:
         if not vma.is_file or vma.path is None:
@@ -145,7 +156,14 @@ class Resolver:
     def _open(self, vma: Vma, path: str) -> _Module:
         name = readable(os.path.basename(path.removesuffix(" (deleted)")))
         nothing = _Module(
-            name=name, path=None, lines_in=None, symbols=SymbolTable([]), build_id=None, frames=None, loads=lambda offset: offset
+            name=name,
+            path=None,
+            lines_in=None,
+            symbols=SymbolTable([]),
+            build_id=None,
+            frames=None,
+            loads=lambda offset: offset,
+            bias=lambda start, offset: start - offset,
         )
         opened = self._open_as(vma)
         if opened is None:
@@ -167,6 +185,7 @@ class Resolver:
                     build_id=elf.build_id,
                     frames=elf.frame_table(),
                     loads=elf.address_of_offset,
+                    bias=elf.load_bias,
                 )
         except (ParseError, OSError) as error:
             self.problems.append(f"{name}: {error}")

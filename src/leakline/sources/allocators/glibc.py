@@ -41,6 +41,11 @@ class GlibcVersion(msgspec.Struct, frozen=True, order=True):
         return f"{self.major}.{self.minor}"
 
     @property
+    def is_known(self) -> bool:
+        """Whether leakline reads the heaps of this release."""
+        return OLDEST <= (self.major, self.minor) <= NEWEST
+
+    @property
     def mangles_links(self) -> bool:
         """Safe-linking, since 2.32."""
         return (self.major, self.minor) >= (2, 32)
@@ -74,7 +79,7 @@ def parse_version(libc: bytes) -> GlibcVersion:
     if match is None:
         raise NotSupported("not supported: a libc that does not say which glibc it is")
     version = GlibcVersion(int(match[1]), int(match[2]))
-    if not OLDEST <= (version.major, version.minor) <= NEWEST:
+    if not version.is_known:
         raise NotSupported(
             f"not supported: glibc {version}",
             hint="leakline reads the heaps of glibc {}.{} to {}.{}; a newer leakline may know this one.".format(*OLDEST, *NEWEST),
@@ -144,6 +149,11 @@ def find_main_arena(copy: MemoryCopy, libc: Iterable[Vma]) -> int | None:
                     if broken is not None and (best is None or broken < best[0]):
                         best = broken, address
     return None if best is None or best[0] > 1 else best[1]
+
+
+def main_top(copy: MemoryCopy, main_arena: int) -> int | None:
+    """The address of the main arena's top chunk, which lies in [heap]; None where it was not copied."""
+    return copy.word(main_arena + _TOP)
 
 
 def _main_heap(copy: MemoryCopy, address: int, vmas: list[Vma]) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:

@@ -1,0 +1,167 @@
+"""Searching an image of a process for blocks that no root leads to."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from leakline.analysis.roots import ThreadStack, dead_stack, ended_stacks, stack_bounds
+from leakline.errors import NotPossible
+from leakline.model.heap import BlockGroup, BlockTotal, Census, HeapScan, LeakKind, LostBlock
+from leakline.model.ranges import Range, subtract
+from leakline.native.heap import INDIRECT, POSSIBLE, REACHABLE, UNREACHED, Heap
+from leakline.session.explaining import explain
+from leakline.sources.allocators.glibc import Arena, add_blocks, find_arenas, find_main_arena
+from leakline.sources.remote_memory import holds_pointers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from leakline.native.heap import RawGroup
+    from leakline.sources.heap_image import HeapImage
+    from leakline.symbols.resolver import Resolver
+
+_KINDS: dict[int, LeakKind] = {UNREACHED: "definite", INDIRECT: "indirect", POSSIBLE: "possible"}
+_PRINTABLE = re.compile(rb"[\x20-\x7e]{4,64}")
+_MOST_SEARCHED = 4096
+
+
+class Details(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wanted besides the lost blocks."""
+
+    census: bool = False
+    """All blocks, counted by kind, type and size."""
+    content: bool = False
+    """Printable characters of lost blocks."""
+    why: int | None = None
+    """An address: who holds the block there."""
+
+
+def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details) -> HeapScan:
+    """What is lost in it.
+
+    Args:
+        image: the process.
+        resolver: names the data that blocks' first words point to.
+        began_ns: CLOCK_MONOTONIC when the look began.
+        details: what else is wanted.
+
+    Raises:
+        NotPossible: its heap was not found.
+
+    """
+    arenas, problems = _arenas(image)
+    if image.unread:
+        why = f"{image.unread_because}, and may hold pointers: nothing is called definite"
+        problems.append(f"{image.unread} bytes of memory {why}")
+    with Heap(image.copy) as heap:
+        layout = add_blocks(heap, image.version, arenas, list(image.vmas))
+        files = [(vma.start, vma.end) for vma in image.vmas if vma.is_file and vma.perms[0] == "r"]
+        code = [(vma.start, vma.end) for vma in image.vmas if vma.is_file and vma.perms[2] == "x"]
+        roots, values = _roots(image, layout.bookkeeping), [*_values(image), *image.held]
+        heap.mark(roots, values, files, code)
+        blocks, sizes = heap.totals()
+        raw = list(heap.lost())
+        groups = heap.census(files) if details.census else []
+        reason = None if details.why is None else heap.path(details.why, roots, values)
+        referrers = heap.referrers(details.why) if details.why is not None and reason == "not reached" else []
+    types = resolver.data_symbols({block.first_word for block in raw} | {group.first_word for group in groups if group.first_word})
+    lost = tuple(
+        LostBlock(
+            address=block.address,
+            size=block.size,
+            kind="possible" if image.unread else _KINDS[block.state],
+            leader=block.leader,
+            content=types.get(block.first_word),
+        )
+        for block in raw
+    )
+    return HeapScan(
+        time_ns=image.time_ns,
+        allocator=image.allocator,
+        lost=_with_text(lost, image) if details.content else lost,
+        reachable=BlockTotal(blocks=blocks[REACHABLE], bytes=sizes[REACHABLE]),
+        retained_free=layout.free_bytes,
+        heap_ranges=layout.bookkeeping,
+        stopped_ns=image.stopped_ns,
+        duration_ns=time.monotonic_ns() - began_ns,
+        copied=image.copy.size,
+        threads=len(image.threads),
+        census=_census(groups, types) if details.census else None,
+        why=None if details.why is None or reason is None else explain(image, resolver, details.why, reason, referrers, lost),
+        problems=(*problems, *layout.problems),
+    )
+
+
+def _with_text(lost: Sequence[LostBlock], image: HeapImage) -> tuple[LostBlock, ...]:
+    """With the printable characters of the first block of each form."""
+    shown: set[tuple[str, int, str | None]] = set()
+    found = []
+    for block in lost:
+        form = block.kind, block.size, block.content
+        match = None if form in shown else _PRINTABLE.search(image.copy.read(block.address, min(block.size, _MOST_SEARCHED)))
+        if match is not None:
+            shown.add(form)
+            found.append(msgspec.structs.replace(block, text=match[0].decode("ascii")))
+        else:
+            found.append(block)
+    return tuple(found)
+
+
+def _census(groups: Sequence[RawGroup], types: Mapping[int, str]) -> Census:
+    sums: dict[tuple[int, str | None, int], tuple[int, int]] = {}
+    for group in groups:
+        key = group.state, types.get(group.first_word), group.size
+        blocks, size = sums.get(key, (0, 0))
+        sums[key] = blocks + group.blocks, size + group.bytes
+    found = [
+        BlockGroup(kind=_KINDS.get(state, "reachable"), type=kind, size=size or None, blocks=blocks, bytes=total)
+        for (state, kind, size), (blocks, total) in sums.items()
+    ]
+    found.sort(key=lambda group: (-group.bytes, group.kind, group.type or "", group.size or 0))
+    return Census(taken=datetime.now(UTC).isoformat(timespec="milliseconds"), groups=tuple(found))
+
+
+def _arenas(image: HeapImage) -> tuple[list[Arena], list[str]]:
+    # libc's .bss is anonymous memory right behind its .data, where main_arena lies.
+    main = find_main_arena(image.copy, filter(image.is_libc, image.vmas))
+    if main is not None:
+        return find_arenas(image.copy, main, list(image.vmas))
+    if any(vma.path == "[heap]" for vma in image.vmas):
+        raise NotPossible(
+            f"the heap of process {image.pid} was not found in its {image.allocator}",
+            hint="Either it has not called malloc yet, or its allocator is one that leakline does not know.",
+        )
+    return [], []
+
+
+def _roots(image: HeapImage, bookkeeping: Sequence[Range]) -> list[Range]:
+    stack_of_first = next((vma for vma in image.vmas if vma.path == "[stack]"), None)
+    bounds: list[tuple[ThreadStack, Range | None]] = []
+    for state in image.threads:
+        thread = ThreadStack(stack_pointer=state.stack_pointer, thread_pointer=state.thread_pointer)
+        if stack_of_first is not None and state.stack_pointer in stack_of_first:
+            bounds.append((thread, (stack_of_first.start, stack_of_first.end)))
+        else:
+            bounds.append((thread, stack_bounds(thread, image.copy.words)))
+    writable = [piece for vma in image.vmas if holds_pointers(vma) for piece in image.copy.pieces(vma.start, vma.end)]
+    return subtract(writable, [*bookkeeping, *dead_stack(bounds), *_ended(image).values()])
+
+
+def _values(image: HeapImage) -> list[int]:
+    """What registers hold, and the addresses of the threads' tables of TLS blocks (dtv).
+
+    Such a table is allocated, and known by a pointer behind its first entry (sysdeps/x86_64/nptl/tls.h). That of an ended thread is
+    kept with its stack.
+    """
+    registers = [word for state in image.threads for word in (*state.registers, *state.extended)]
+    descriptors = [state.thread_pointer for state in image.threads if state.thread_pointer]
+    return registers + [(image.copy.word(descriptor + 8) or 16) - 16 for descriptor in (*descriptors, *_ended(image))]
+
+
+def _ended(image: HeapImage) -> dict[int, Range]:
+    return ended_stacks(((state.tid, state.thread_pointer) for state in image.threads), image.copy.words)
