@@ -18,13 +18,14 @@
 #endif
 
 enum { REGISTERS = 27, RAX = 10, ORIG_RAX = 15 }; /* words of struct user_regs_struct (arch/x86/include/asm/user_64.h) */
-enum { SPIN_NS = 200000, FIRST_PAUSE_NS = 20000, LONGEST_PAUSE_NS = 2000000 };
+enum { SPIN_NS = 100000, YIELD_NS = 200000, FIRST_PAUSE_NS = 20000, LONGEST_PAUSE_NS = 2000000 };
 enum stop_result { STOPPED, ENDED, LATE, NOT_64_BIT };
 
 struct thread {
 	uint64_t general[REGISTERS];
 	uint32_t extended_size;
 	int32_t pending;         /* the signal that it must get when it goes on, 0 for none */
+	uint64_t ran_at;         /* CLOCK_MONOTONIC when it was last seen not to have stopped yet, 0 if it was not */
 	uint8_t extended[16384]; /* the XSAVE area */
 };
 
@@ -79,14 +80,16 @@ static enum stop_result read_registers(int tid, struct thread *t)
 
 /*
  * Wait until a seized thread has stopped, up to `until` (CLOCK_MONOTONIC), and read its registers. `ours` is set for our own child: whoever
- * started it asks for its exit status. A sleep takes 50 microseconds more than it should (timer slack), which is longer than most stops:
- * spin first.
+ * started it asks for its exit status. A sleep takes 50 microseconds more than it should (timer slack), and to yield on a busy machine
+ * milliseconds, which is longer than most stops: spin first.
  */
 int leakline_stop_await(int tid, int ours, uint64_t until, struct thread *t)
 {
-	uint64_t patience = now() + SPIN_NS, pause = FIRST_PAUSE_NS;
+	uint64_t began = now(), pause = FIRST_PAUSE_NS;
+	t->ran_at = 0;
 	for (;;) {
 		siginfo_t info = {.si_pid = 0};
+		uint64_t time = now();
 		int status;
 		if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WEXITED | WNOHANG | WNOWAIT | __WALL))
 			return ENDED;
@@ -99,10 +102,12 @@ int leakline_stop_await(int tid, int ours, uint64_t until, struct thread *t)
 			t->pending = status >> 16 == PTRACE_EVENT_STOP ? 0 : WSTOPSIG(status);
 			return (int)read_registers(tid, t);
 		}
-		uint64_t time = now();
+		t->ran_at = time;
 		if (time > until)
 			return LATE;
-		if (time < patience) {
+		if (time - began < SPIN_NS)
+			continue;
+		if (time - began < YIELD_NS) {
 			sched_yield();
 			continue;
 		}
@@ -131,6 +136,6 @@ int leakline_stop_glance(int tid, int ours, uint64_t until, struct thread *t, ui
 	result = leakline_stop_await(tid, ours, until, t);
 	if (result == STOPPED || result == NOT_64_BIT)
 		leakline_stop_release(tid, t->pending);
-	*stood = now() - began;
+	*stood = now() - (t->ran_at ? t->ran_at : began);
 	return result;
 }

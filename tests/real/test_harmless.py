@@ -93,7 +93,7 @@ def test_signals_arrive_that_come_during_a_stop(tmp_path: Path, start: Start) ->
     source = tmp_path / "counts.c"
     source.write_text(
         "#include <signal.h>\n#include <stdio.h>\n#include <unistd.h>\nstatic volatile int n;static void on(int s){n++;}\n"
-        'int main(){signal(SIGUSR1,on);puts("READY");fflush(stdout);while(n<20)pause();printf("%d\\n",n);fflush(stdout);'
+        'int main(){signal(SIGRTMIN,on);puts("READY");fflush(stdout);while(n<20)usleep(1000);printf("%d\\n",n);fflush(stdout);'
         "for(;;)pause();}"
     )
     subprocess.run(["gcc", "-w", "-o", tmp_path / "counts", source], check=True)
@@ -101,8 +101,7 @@ def test_signals_arrive_that_come_during_a_stop(tmp_path: Path, start: Start) ->
     procfs = ProcFs()
     for _ in range(20):
         with stopped(procfs, program.pid, 1.0):
-            program.send_signal(signal.SIGUSR1)
-        time.sleep(0.01)
+            program.send_signal(signal.SIGRTMIN)
     assert program.stdout is not None
     assert program.stdout.readline() == "20\n"
 

@@ -1,4 +1,4 @@
-"""Scan after scan of a program that never rests and checks itself: nothing hangs, nothing is lost on the way, no finding is false."""
+"""Scan after scan of a program that never rests and checks itself: nothing hangs, no signal is lost, no finding is false."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ class _Thread(ctypes.Structure):
         ("general", ctypes.c_uint64 * _REGISTERS),
         ("extended_size", ctypes.c_uint32),
         ("pending", ctypes.c_int32),
+        ("ran_at", ctypes.c_uint64),
         ("extended", ctypes.c_uint8 * _EXTENDED_ROOM),
     )
 
