@@ -1,4 +1,4 @@
-/* glibc's chunks: malloc/malloc.c and malloc/arena.c of 2.28 to 2.42, x86-64. */
+/* glibc's chunks: malloc/malloc.c and malloc/arena.c of 2.28 to 2.43, x86-64. */
 #include "heap.h"
 
 #include <stdlib.h>
@@ -97,22 +97,23 @@ static int mmapped_header(struct heap *h, uint64_t page, uint64_t offset, uint64
 	uint64_t before, header;
 	if (!heap_word(h, page + offset, &before) || !heap_word(h, page + offset + 8, &header))
 		return 0;
-	if (before != offset || (header & FLAGS) != IS_MMAPPED || (header & ~(uint64_t)FLAGS) < MINSIZE)
+	/* Since 2.42 or 2.43 prev_size says in its lowest bit whether the pages are huge ones. */
+	if ((before & ~1ull) != offset || (header & FLAGS) != IS_MMAPPED || (header & ~(uint64_t)FLAGS) < MINSIZE)
 		return 0;
-	*total = offset + (header & ~(uint64_t)FLAGS);
+	*total = offset + (header & ~(uint64_t)FLAGS) + heap_mmapped_tail(before, header);
 	return *total >= page_size && *total % page_size == 0 && *total <= end - page;
 }
 
-/* The mmapped chunk whose mapping begins at `page`, or 0.
+/* The mmapped chunk whose mapping begins at `page`, or 0; *total gets the mapping's size.
  * posix_memalign moves the header up and leaves the old one where it was: the new one tells by prev_size how far it lies from the
  * mapping's start, and both must end together. An alignment of a page or more puts it at the end of a page. */
-static uint64_t mmapped_chunk_at(struct heap *h, uint64_t page, uint64_t end, uint64_t page_size)
+static uint64_t mmapped_chunk_at(struct heap *h, uint64_t page, uint64_t end, uint64_t page_size, uint64_t *total)
 {
-	uint64_t total, moved;
-	if (!mmapped_header(h, page, 0, end, page_size, &total))
+	uint64_t moved;
+	if (!mmapped_header(h, page, 0, end, page_size, total))
 		return 0;
-	for (uint64_t offset = ALIGN; offset + MINSIZE <= total; offset += offset < page_size - ALIGN ? ALIGN : page_size)
-		if (mmapped_header(h, page, offset, end, page_size, &moved) && moved == total)
+	for (uint64_t offset = ALIGN; offset + MINSIZE <= *total; offset += offset < page_size - ALIGN ? ALIGN : page_size)
+		if (mmapped_header(h, page, offset, end, page_size, &moved) && moved == *total)
 			return page + offset;
 	return page;
 }
@@ -125,16 +126,16 @@ int64_t leakline_heap_mmapped(struct heap *h, uint64_t start, uint64_t end, uint
 	while (page < end && (size_t)count < room) {
 		if (heap_skip(h, &page, page_size))
 			continue;
-		uint64_t chunk = mmapped_chunk_at(h, page, end, page_size), header;
-		if (!chunk || !heap_word(h, chunk + 8, &header)) {
+		uint64_t total, chunk = mmapped_chunk_at(h, page, end, page_size, &total), before, header;
+		if (!chunk || !heap_word(h, chunk, &before) || !heap_word(h, chunk + 8, &header)) {
 			page += page_size;
 			continue;
 		}
-		uint64_t first_block = h->n_blocks, chunk_end = chunk + (header & ~(uint64_t)FLAGS);
-		if (!heap_add_block(h, chunk + 16, chunk_end - chunk - 16) || !heap_add_area(h, chunk, chunk_end, first_block, 1))
+		uint64_t first_block = h->n_blocks;
+		if (!heap_add_block(h, chunk + 16, heap_usable(before, header)) || !heap_add_area(h, chunk, page + total, first_block, 1))
 			return -1;
-		found[count++] = (struct range){page, chunk_end};
-		page = chunk_end;
+		found[count++] = (struct range){page, page + total};
+		page += total;
 	}
 	return count;
 }
@@ -212,7 +213,9 @@ int64_t leakline_heap_tcaches(struct heap *h, const struct tcache_layout *layout
 {
 	int64_t count = 0;
 	for (uint64_t block = 0; block < h->n_blocks; block++) {
-		if (h->state[block] == FREE || heap_block_size(h, block) != layout->chunk_size - 8)
+		/* malloc leaves no rest of 16 bytes but gives them along; and in 2.43 tcache_init may round its size up twice. */
+		uint64_t chunk_size = heap_block_size(h, block) + 8;
+		if (h->state[block] == FREE || chunk_size < layout->chunk_size || chunk_size > layout->chunk_size + 2 * ALIGN)
 			continue;
 		if (tcache_lists(h, block, layout, 0)) {
 			tcache_lists(h, block, layout, 1);

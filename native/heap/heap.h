@@ -103,13 +103,25 @@ static inline int heap_word(struct heap *h, uint64_t address, uint64_t *value)
 	return 1;
 }
 
-/* Usable bytes, by the header before the block. */
+/* Bytes behind an mmapped chunk with these two words, to the end of its mapping: 16 since glibc 2.43, none before.
+ * That a mapping is a whole number of pages tells which. */
+static inline uint64_t heap_mmapped_tail(uint64_t before, uint64_t header)
+{
+	return ((before & ~7ull) + (header & ~7ull)) % 4096 ? 16 : 0;
+}
+
+/* Usable bytes of a chunk with these two words: all have 8 bytes behind their end too, but for mmapped ones without a tail. */
+static inline uint64_t heap_usable(uint64_t before, uint64_t header)
+{
+	return (header & ~7ull) - (header & 2 && !heap_mmapped_tail(before, header) ? 16 : 8);
+}
+
 static inline uint64_t heap_block_size(struct heap *h, uint64_t block)
 {
-	uint64_t header = 0;
-	if (!heap_word(h, h->address[block] - 8, &header))
+	uint64_t before = 0, header = 0;
+	if (!heap_word(h, h->address[block] - 8, &header) || (header & 2 && !heap_word(h, h->address[block] - 16, &before)))
 		return 0;
-	return (header & ~7ull) - (header & 2 ? 16 : 8);
+	return heap_usable(before, header);
 }
 
 /* Where nothing was copied, move *page on to the next page that was and return 1; else return 0. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from leakline.formats.elf import Elf
 from leakline.native.heap import MemoryCopy
 from leakline.session.process_libc import find_libc
 from leakline.session.scanning import Scanner
-from leakline.sources.allocators.glibc import find_main_arena
+from leakline.sources.allocators.glibc import find_main_arena, parse_version
 from leakline.sources.procfs import ProcFs
 from leakline.sources.ptrace import stopped
 from leakline.sources.remote_memory import PageMap, RemoteMemory, buffer_for
@@ -112,7 +113,8 @@ def test_the_shape_finds_the_arena_that_the_debug_symbols_name(build: Build, sta
         runs = pages.own_runs(vmas)
         buffer = buffer_for(sum(end - first for first, end in runs))
         copied = RemoteMemory(procfs.root, program.pid).copy(runs, buffer)
-    found = find_main_arena(MemoryCopy(buffer, copied), [v for v in vmas if v.path == libc.vma.path])
+    layout = parse_version(Path(os.fsdecode(libc.path)).read_bytes()).arena
+    found = find_main_arena(MemoryCopy(buffer, copied), layout, [v for v in vmas if v.path == libc.vma.path])
     assert found == symbol.address + bias
 
 

@@ -10,11 +10,23 @@ from leakline.sources.allocators.glibc import GlibcVersion, parse_version
 
 @pytest.mark.parametrize(
     ("version", "chunk", "bins", "entries"),
-    [((2, 28), 0x250, 64, 64), ((2, 31), 0x290, 64, 128), ((2, 41), 0x290, 64, 128), ((2, 42), 0x300, 76, 152)],
+    [
+        ((2, 28), 0x250, 64, 64),
+        ((2, 31), 0x290, 64, 128),
+        ((2, 41), 0x290, 64, 128),
+        ((2, 42), 0x300, 76, 152),
+        ((2, 43), 0x300, 76, 152),
+    ],
 )
 def test_the_tcache_of_each_release(version: tuple[int, int], chunk: int, bins: int, entries: int) -> None:
     layout = GlibcVersion(*version).tcache
     assert (layout.chunk_size, layout.bins, layout.entries_offset) == (chunk, bins, entries)
+
+
+def test_an_arena_has_no_fastbins_since_2_43() -> None:
+    before, since = GlibcVersion(2, 42).arena, GlibcVersion(2, 43).arena
+    assert (before.fastbin_count, before.top, before.bins, before.next, before.size) == (10, 0x60, 0x70, 0x870, 0x898)
+    assert (since.fastbin_count, since.top, since.bins, since.next, since.size) == (0, 8, 0x18, 0x818, 0x840)
 
 
 def test_links_are_mangled_since_2_32() -> None:

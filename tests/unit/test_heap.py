@@ -112,10 +112,11 @@ def test_a_free_chunk_is_no_block() -> None:
 
 
 @pytest.mark.parametrize("version", [GlibcVersion(2, 28), GlibcVersion(2, 31), GlibcVersion(2, 36), GlibcVersion(2, 42)])
-def test_a_tcache_takes_its_blocks_out(version: GlibcVersion) -> None:
+@pytest.mark.parametrize("more", [0, 16, 32])
+def test_a_tcache_takes_its_blocks_out(version: GlibcVersion, more: int) -> None:
     layout = version.tcache
     image = Image()
-    cache = image.chunk(layout.chunk_size)
+    cache = image.chunk(layout.chunk_size + more)
     freed = [image.chunk(48) for _ in range(3)]
     image.chunk(48)
     following = None
@@ -164,6 +165,24 @@ def test_a_fastbin_takes_its_blocks_out_and_a_broken_one_is_told() -> None:
         assert heap.fastbin(first - 16, mangled=True) == 2
         assert heap.fastbin(third - 16 + 8, mangled=True) is None
         assert heap.fastbin(first - 16, mangled=True) is None, "it was taken already: a circle"
+
+
+@pytest.mark.parametrize(
+    ("before", "size", "usable"),
+    [
+        (0, 8192, 8192 - 16),  # up to 2.42
+        (0, 8192 - 16, 8192 - 24),  # since 2.43: as any other chunk, and 16 bytes behind
+        (1, 8192 - 16, 8192 - 24),  # on huge pages
+    ],
+)
+def test_an_mmapped_chunk_ends_with_its_mapping(before: int, size: int, usable: int) -> None:
+    buffer = mmap.mmap(-1, 8192)
+    buffer[:16] = words(before, size | 2)
+    with Heap(MemoryCopy(buffer, [(ROOTS, ROOTS + 8192)])) as heap:
+        assert heap.mmapped(ROOTS, ROOTS + 8192) == [(ROOTS, ROOTS + 8192)]
+        heap.index()
+        heap.mark([], [])
+        assert [(block.address, block.size) for block in heap.lost()] == [(ROOTS + 16, usable)]
 
 
 def test_a_heap_without_a_copy_is_not_walked() -> None:

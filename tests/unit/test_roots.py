@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakline.analysis.roots import ThreadStack, dead_stack, stack_bounds
+from leakline.analysis.roots import ThreadStack, dead_stack, ended_stacks, stack_bounds
 from leakline.model.ranges import subtract
 from leakline.sources.kernel_pointers import parse_epoll, parse_timers
 
@@ -52,6 +52,18 @@ def test_the_first_thread_has_no_bounds_there() -> None:
     words[210:213] = [0, 0x7FFE00000000, 0]
     thread = ThreadStack(stack_pointer=0x7FFDFFFF0000, thread_pointer=0x7F0000800000)
     assert stack_bounds(thread, lambda _a, n: words[:n]) is None
+
+
+def test_kept_stacks_are_found_where_the_lists_begin_far_apart() -> None:
+    """Before glibc 2.34: `__stack_user` in libpthread's .bss, `stack_cache` in its .data; only the first thread lives."""
+    user, cache, live, ended = 0x7F0000013040, 0x7F0000010320, 0x7F0000200740, 0x7F0000900700
+    memory = {user: live + 704, user + 8: live + 704, cache: ended + 704, cache + 8: ended + 704}
+    for descriptor, head, tid in ((live, user, 4711), (ended, cache, 1 << 32)):
+        memory |= {descriptor: descriptor, descriptor + 16: descriptor}
+        memory |= {descriptor + 704: head, descriptor + 712: head, descriptor + 720: tid}
+    memory |= {ended + 1680: ended - 0x7FF700, ended + 1688: 0x800000, ended + 1696: 0x1000}
+    found = ended_stacks([(4711, live)], lambda address, count: [memory.get(address + 8 * i, 0) for i in range(count)])
+    assert found == {ended: (ended - 0x7FF700, ended + 0x900)}
 
 
 def test_only_what_lies_below_the_stack_pointer_is_dead() -> None:

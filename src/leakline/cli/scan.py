@@ -70,7 +70,7 @@ def command(
 
     The process stands still for some milliseconds at each look, while its memory is copied; then it goes on, and the copy
     is searched for blocks that no pointer leads to. It needs no restart, no rebuild and no debug symbols, and glibc 2.28 to
-    2.42 as the allocator.
+    2.43 as the allocator.
     """
     from leakline.session.interruption import Interruption
     from leakline.session.looking import ScanOptions, each, look, look_into_file

@@ -128,9 +128,9 @@ def _census(groups: Sequence[RawGroup], types: Mapping[int, str]) -> Census:
 
 def _arenas(image: HeapImage) -> tuple[list[Arena], list[str]]:
     # libc's .bss is anonymous memory right behind its .data, where main_arena lies.
-    main = find_main_arena(image.copy, filter(image.is_libc, image.vmas))
+    main = find_main_arena(image.copy, image.version.arena, filter(image.is_libc, image.vmas))
     if main is not None:
-        return find_arenas(image.copy, main, list(image.vmas))
+        return find_arenas(image.copy, image.version.arena, main, list(image.vmas))
     if any(vma.path == "[heap]" for vma in image.vmas):
         raise NotPossible(
             f"the heap of process {image.pid} was not found in its {image.allocator}",

@@ -19,7 +19,7 @@ from leakline.model.names import readable
 from leakline.model.ranges import subtract
 from leakline.model.vma import Vma
 from leakline.native.heap import MemoryCopy
-from leakline.sources.allocators.glibc import GlibcVersion, find_main_arena, main_top, parse_version
+from leakline.sources.allocators.glibc import ArenaLayout, GlibcVersion, find_main_arena, main_top, parse_version
 from leakline.sources.allocators.recognise import require_glibc
 from leakline.sources.heap_image import HeapImage
 from leakline.sources.ptrace import ThreadState
@@ -171,7 +171,7 @@ def _foreign(core: CoreFile, name: str, copy: MemoryCopy, threads: tuple[ThreadS
     with open(local, "rb") as file:
         version = parse_version(file.read())
     identity = libc.device, libc.inode
-    vmas = _named(vmas, core, copy, [vma for vma in vmas if (vma.device, vma.inode) == identity])
+    vmas = _named(vmas, core, copy, version.arena, [vma for vma in vmas if (vma.device, vma.inode) == identity])
     pid = core.pid or threads[0].tid
     return StoredImage(
         image=HeapImage(
@@ -221,13 +221,13 @@ def _vmas(core: CoreFile) -> list[Vma]:
     return sorted(vmas, key=lambda vma: vma.start)
 
 
-def _named(vmas: list[Vma], core: CoreFile, copy: MemoryCopy, libc: Sequence[Vma]) -> list[Vma]:
+def _named(vmas: list[Vma], core: CoreFile, copy: MemoryCopy, layout: ArenaLayout, libc: Sequence[Vma]) -> list[Vma]:
     """With the names that /proc/PID/maps would give: [stack] holds AT_RANDOM's bytes, [heap] the main arena's top chunk."""
-    main = find_main_arena(copy, libc)
+    main = find_main_arena(copy, layout, libc)
     names = {
         "[stack]": core.auxiliary.get(_AT_RANDOM),
         "[vdso]": core.auxiliary.get(_AT_VDSO),
-        "[heap]": None if main is None else main_top(copy, main),
+        "[heap]": None if main is None else main_top(copy, layout, main),
     }
     found = []
     for vma in vmas:

@@ -1,6 +1,6 @@
-"""glibc's malloc, 2.28 to 2.42 on x86-64: where its arenas are, found by their shape and so without debug symbols.
+"""glibc's malloc, 2.28 to 2.43 on x86-64: where its arenas are, found by their shape and so without debug symbols.
 
-Sources: malloc/malloc.c and malloc/arena.c of glibc 2.28, 2.30, 2.32, 2.35 and 2.42.
+Sources: malloc/malloc.c and malloc/arena.c of glibc 2.28, 2.30, 2.31, 2.32, 2.35, 2.36, 2.41, 2.42 and 2.43.
 """
 
 from __future__ import annotations
@@ -21,13 +21,22 @@ if TYPE_CHECKING:
     from leakline.native.heap import Heap, MemoryCopy
 
 _VERSION = re.compile(rb"GNU C Library [^\n\0]*version (\d+)\.(\d+)")
-OLDEST, NEWEST = (2, 28), (2, 42)
+OLDEST, NEWEST = (2, 28), (2, 43)
 
-# struct malloc_state, the same from 2.27 to 2.42 (offsets in bytes).
-_FASTBINS, _TOP, _BINS, _NEXT, _SYSTEM_MEM, _STATE_SIZE = 0x10, 0x60, 0x70, 0x870, 0x888, 0x898
-_FASTBIN_COUNT, _BIN_COUNT = 10, 127
+_FASTBINS, _BIN_COUNT = 0x10, 127
 _HEAP_MAX = 64 << 20
 _MOST_ARENAS = 65536
+
+
+class ArenaLayout(msgspec.Struct, frozen=True, kw_only=True):
+    """The form of glibc's struct malloc_state, which differs by version: offsets in bytes."""
+
+    fastbin_count: int
+    top: int
+    bins: int
+    next: int
+    system_mem: int
+    size: int
 
 
 class GlibcVersion(msgspec.Struct, frozen=True, order=True):
@@ -49,6 +58,19 @@ class GlibcVersion(msgspec.Struct, frozen=True, order=True):
     def mangles_links(self) -> bool:
         """Safe-linking, since 2.32."""
         return (self.major, self.minor) >= (2, 32)
+
+    @property
+    def arena(self) -> ArenaLayout:
+        """Struct malloc_state: the same from 2.27 to 2.42; without fastbins since 2.43."""
+        count, shift = (0, 0x58) if (self.major, self.minor) >= (2, 43) else (10, 0)
+        return ArenaLayout(
+            fastbin_count=count,
+            top=0x60 - shift,
+            bins=0x70 - shift,
+            next=0x870 - shift,
+            system_mem=0x888 - shift,
+            size=0x898 - shift,
+        )
 
     @property
     def tcache(self) -> TcacheLayout:
@@ -109,18 +131,18 @@ class HeapLayout(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...]
 
 
-def _broken_bins(copy: MemoryCopy, address: int) -> int | None:
-    """How many bins of a malloc_state at this address do not hold together; None if it is none.
+def _broken_bins(copy: MemoryCopy, first: int) -> int | None:
+    """How many bins of a malloc_state whose bins begin there do not hold together; None if it is none.
 
     Bins are circular lists that begin in the arena itself: an empty one points twice to its own place, and the first and the
     last chunk of another one point back to it.
     """
-    bins = copy.words(address + _BINS, 2 * (_BIN_COUNT - 1))
+    bins = copy.words(first, 2 * (_BIN_COUNT - 1))
     if len(bins) < 2 * (_BIN_COUNT - 1):
         return None
     broken = 0
     for index in range(_BIN_COUNT - 1):
-        here, forward, backward = address + _BINS + 16 * index - 16, bins[2 * index], bins[2 * index + 1]
+        here, forward, backward = first + 16 * index - 16, bins[2 * index], bins[2 * index + 1]
         if forward == backward == here:
             continue
         if not forward or not backward or forward % 16 or backward % 16:
@@ -131,7 +153,7 @@ def _broken_bins(copy: MemoryCopy, address: int) -> int | None:
     return broken
 
 
-def find_main_arena(copy: MemoryCopy, libc: Iterable[Vma]) -> int | None:
+def find_main_arena(copy: MemoryCopy, layout: ArenaLayout, libc: Iterable[Vma]) -> int | None:
     """The address of main_arena in libc's data; None if malloc was never called (its bins are zero until then).
 
     One bin may be broken, where a thread was stopped while it linked a chunk in. An address near the true one may look nearly
@@ -141,34 +163,38 @@ def find_main_arena(copy: MemoryCopy, libc: Iterable[Vma]) -> int | None:
     for vma in libc:
         for start, end in copy.pieces(vma.start, vma.end):
             words = copy.words(start, (end - start) // 8)
-            for index in range(len(words) - _STATE_SIZE // 8 + 1):
-                address, bins = start + 8 * index, index + _BINS // 8
+            for index in range(len(words) - layout.size // 8 + 1):
+                first, bins = start + 8 * index + layout.bins, index + layout.bins // 8
                 # Bins that are rarely all in use at once: a quick look before the whole check.
-                if any(words[bins + 2 * b] == address + _BINS + 16 * b - 16 for b in range(0, _BIN_COUNT - 1, 7)):
-                    broken = _broken_bins(copy, address)
+                if any(words[bins + 2 * b] == first + 16 * b - 16 for b in range(0, _BIN_COUNT - 1, 7)):
+                    broken = _broken_bins(copy, first)
                     if broken is not None and (best is None or broken < best[0]):
-                        best = broken, address
+                        best = broken, start + 8 * index
     return None if best is None or best[0] > 1 else best[1]
 
 
-def main_top(copy: MemoryCopy, main_arena: int) -> int | None:
+def main_top(copy: MemoryCopy, layout: ArenaLayout, main_arena: int) -> int | None:
     """The address of the main arena's top chunk, which lies in [heap]; None where it was not copied."""
-    return copy.word(main_arena + _TOP)
+    return copy.word(main_arena + layout.top)
 
 
-def _main_heap(copy: MemoryCopy, address: int, vmas: list[Vma]) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
-    top = copy.word(address + _TOP) or 0
+def _main_heap(
+    copy: MemoryCopy, layout: ArenaLayout, address: int, vmas: list[Vma]
+) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    top = copy.word(address + layout.top) or 0
     brk = [vma for vma in vmas if vma.path == "[heap]"]
     if not brk or not brk[0].start <= top < brk[-1].end:
         return (), ()
     return ((brk[0].start, top),), ((brk[0].start, brk[-1].end),)
 
 
-def _thread_heaps(copy: MemoryCopy, arena: int, vmas: list[Vma]) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+def _thread_heaps(
+    copy: MemoryCopy, layout: ArenaLayout, arena: int, vmas: list[Vma]
+) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
     """The 64 MiB-aligned heap_infos of a thread's arena, newest first: {arena, previous heap, size, ...}."""
     first = arena & ~(_HEAP_MAX - 1)
     info = arena - first
-    top = copy.word(arena + _TOP) or 0
+    top = copy.word(arena + layout.top) or 0
     heap = top & ~(_HEAP_MAX - 1)
     runs, memory = [], []
     end = top
@@ -176,7 +202,7 @@ def _thread_heaps(copy: MemoryCopy, arena: int, vmas: list[Vma]) -> tuple[tuple[
         words = copy.words(heap, 3)
         if len(words) < 3 or words[0] != arena or words[2] > _HEAP_MAX:
             raise ValueError
-        start = arena + _STATE_SIZE if heap == first else heap + info
+        start = arena + layout.size if heap == first else heap + info
         runs.append(((start + 15) & ~15, end if heap == top & ~(_HEAP_MAX - 1) else heap + words[2]))
         mapped = next((vma.end for vma in vmas if heap in vma), heap + words[2])
         memory.append((heap, min(mapped, heap + _HEAP_MAX)))
@@ -186,7 +212,7 @@ def _thread_heaps(copy: MemoryCopy, arena: int, vmas: list[Vma]) -> tuple[tuple[
     return tuple(runs), tuple(memory)
 
 
-def find_arenas(copy: MemoryCopy, main_arena: int, vmas: list[Vma]) -> tuple[list[Arena], list[str]]:
+def find_arenas(copy: MemoryCopy, layout: ArenaLayout, main_arena: int, vmas: list[Vma]) -> tuple[list[Arena], list[str]]:
     """The main arena and those of threads, which form a circle; and what was broken."""
     arenas: list[Arena] = []
     problems: list[str] = []
@@ -198,25 +224,29 @@ def find_arenas(copy: MemoryCopy, main_arena: int, vmas: list[Vma]) -> tuple[lis
             break
         visited.add(address)
         try:
-            heaps, memory = (_main_heap if address == main_arena else _thread_heaps)(copy, address, vmas)
+            heaps, memory = (_main_heap if address == main_arena else _thread_heaps)(copy, layout, address, vmas)
         except ValueError:
             problems.append(f"the arena at {address:#x} is corrupt: its heaps do not belong together")
             break
-        top = copy.word(address + _TOP) or 0
+        top = copy.word(address + layout.top) or 0
         header = copy.word(top + 8) if heaps else None
-        if address == main_arena and not heaps and (copy.word(address + _SYSTEM_MEM) or any(v.path == "[heap]" for v in vmas)):
+        if (
+            address == main_arena
+            and not heaps
+            and (copy.word(address + layout.system_mem) or any(v.path == "[heap]" for v in vmas))
+        ):
             problems.append("the main arena does not end in [heap], as where sbrk failed once: its blocks were not read")
         arenas.append(
             Arena(
                 address=address,
                 top=top,
                 top_size=(header or 0) & ~7,
-                fastbins=copy.words(address + _FASTBINS, _FASTBIN_COUNT),
+                fastbins=copy.words(address + _FASTBINS, layout.fastbin_count),
                 heaps=heaps,
-                memory=(*memory, (address, address + _STATE_SIZE)),
+                memory=(*memory, (address, address + layout.size)),
             )
         )
-        following = copy.word(address + _NEXT)
+        following = copy.word(address + layout.next)
         if following is None or following % 8:
             problems.append(f"the arena at {address:#x} is corrupt: it has no successor")
             break
