@@ -39,7 +39,10 @@ format: .venv/.developing ## let ruff rewrite what it can
 test: .venv/.developing ## the tests, in under ten minutes
 	$(BIN)/pytest -m 'not slow'
 
-test-real: .venv/.developing ## the longer tests on real processes
+glibcs: ## the C libraries of several Debian releases, in build/glibcs, where they are missing
+	tools/fetch-glibcs build/glibcs
+
+test-real: .venv/.developing glibcs ## the longer tests on real processes
 	$(BIN)/pytest -m slow tests/real
 
 bench: .venv/.installed ## the figures of docs/performance.md
@@ -60,4 +63,4 @@ dist: .venv/.developing ## wheel and source archive in dist/
 clean: ## remove what was built
 	rm -rf .venv build dist src/leakline/_native .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo check format test test-real bench docs dist clean
+.PHONY: help setup demo check format test glibcs test-real bench docs dist clean
