@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from operator import attrgetter, methodcaller
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from leakline.present.text import UNKNOWN, amount, change, clock_time, printable
 
 Format = Literal["table", "json", "jsonl", "csv"]
 Line = tuple[str, str]
+_Pad = Callable[[str, int], str]
 
 
 def units_of(record: type[msgspec.Struct]) -> dict[str, str]:
@@ -81,14 +82,18 @@ def _shown_text(value: object) -> str:
     return printable(str(value))
 
 
-def _mapped(function: Callable[[Any], str], values: Iterable[Any]) -> list[str]:
-    """The text for each value, made once for those that are the same: in a column most are."""
-    every = list(values)
-    distinct = set(every)
-    if len(distinct) > len(every) // 2:
-        return list(map(function, every))
-    made = {value: function(value) for value in distinct}
-    return list(map(made.__getitem__, every))
+def _cells(head: str, values: Sequence[Any], foot: Sequence[str], shown: Callable[[Any], str], pad: _Pad | None) -> list[str]:
+    """A column, of one width if padded. The text of a value is made once: in most columns the same ones come again and again."""
+    texts = {value: shown(value) for value in set(values)}
+    if pad is not None:
+        width = max(map(len, [head, *foot, *texts.values()]))
+        head, *foot = (pad(text, width) for text in (head, *foot))
+        texts = {value: pad(text, width) for value, text in texts.items()}
+    return [head, *map(texts.__getitem__, values), *foot]
+
+
+def _indented(shown: Callable[[Any], str]) -> Callable[[tuple[int, Any]], str]:
+    return lambda placed: "  " * placed[0] + shown(placed[1])
 
 
 def table_lines(
@@ -103,22 +108,16 @@ def table_lines(
 ) -> Iterator[Line]:
     """A text table: numbers to the right, text to the left, the last column as wide as it is."""
     units = units_of(record)
-    heads = [column.replace("_", " ") for column in columns]
     have = () if total is None else total.__struct_fields__
     laid_out = []
-    for number, column in enumerate(columns):
+    for number, column in enumerate(columns, 1):
         shown = _shown(units[column], exact=exact, share_of=share_of)
-        cells = _mapped(shown, map(attrgetter(column), rows))
-        if indent and number == len(columns) - 1:
-            cells = ["  " * depth + cell for depth, cell in zip(indent, cells, strict=True)]
+        pad = str.rjust if units[column] != "text" else str.ljust if number < len(columns) else None
         foot = [] if total is None else [shown(getattr(total, column)) if column in have else ""]
-        cells = [heads[number], *cells, *foot]
-        width = max(map(len, cells))
-        if units[column] != "text":
-            cells = _mapped(methodcaller("rjust", width), cells)
-        elif number < len(columns) - 1:
-            cells = _mapped(methodcaller("ljust", width), cells)
-        laid_out.append(cells)
+        values = list(map(attrgetter(column), rows))
+        if indent and number == len(columns):
+            values, shown = list(zip(indent, values, strict=True)), _indented(shown)
+        laid_out.append(_cells(column.replace("_", " "), values, foot, shown, pad))
     lines = list(map("  ".join, zip(*laid_out, strict=True)))
     yield lines[0], "headline"
     yield from ((line, "") for line in lines[1 : len(rows) + 1])
@@ -175,8 +174,8 @@ def _harmless(value: object) -> object:
     """A spreadsheet takes a text that begins so for a formula (OWASP, "CSV Injection")."""
     if isinstance(value, (list, tuple)):
         return " ".join(map(str, value))
-    dangerous = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _PERMS.fullmatch(value)
+    dangerous = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not re.fullmatch(_PERMS, value)
     return f"'{value}" if dangerous else value
 
 
-_PERMS = re.compile(r"[r-][w-][x-][ps]|-")
+_PERMS = r"[r-][w-][x-][ps]|-"

@@ -7,12 +7,12 @@ import re
 from typing import TYPE_CHECKING
 
 from leakline.errors import InvalidRequest, LeaklineError, NotPossible, PermissionNeeded, TargetGone
-from leakline.model.finding import Target
 from leakline.model.names import readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from leakline.model.finding import Target
     from leakline.sources.procfs import ProcFs
 
 
@@ -124,6 +124,8 @@ def require_stoppable(procfs: ProcFs, pid: int) -> None:
 
 def describe(procfs: ProcFs, pid: int) -> Target:
     """The target as findings name it."""
+    from leakline.model.finding import Target
+
     try:
         executable: str | None = procfs.executable(pid)
     except LeaklineError:

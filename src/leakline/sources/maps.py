@@ -12,8 +12,9 @@ from leakline.model.memory import MemoryUsage
 from leakline.model.vma import Vma, VmaUsage
 from leakline.sources.parsing import kilobytes, text
 
-_TAIL = re.compile(rb"([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)(?: +(.*))?", re.DOTALL)
-_FIELD = re.compile(rb"([A-Z][A-Za-z_]+):\s+(.*)", re.DOTALL)
+# Compiled when they are met first: `ps` reads smaps_rollup, and never does.
+_TAIL = rb"(?s)([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)(?: +(.*))?"
+_FIELD = rb"(?s)([A-Z][A-Za-z_]+):\s+(.*)"
 
 
 _Tail = tuple[str, int, tuple[int, int], int, str | None]
@@ -23,7 +24,7 @@ class _Tails(dict[bytes, _Tail]):
     """Permissions, offset, device, inode and path: what follows the addresses. Many mappings have the same."""
 
     def __missing__(self, tail: bytes) -> _Tail:
-        match = _TAIL.fullmatch(tail)
+        match = re.fullmatch(_TAIL, tail)
         if match is None:
             raise ParseError(f"maps: not a mapping: {tail[:80]!r}")
         perms, offset, major, minor, inode, path = match.groups()
@@ -68,7 +69,7 @@ class _Lines(dict[bytes, tuple[bytes, int]]):
     """`Key:   123 kB` lines as key and bytes; the same lines come again and again. Other fields count as -1."""
 
     def __missing__(self, line: bytes) -> tuple[bytes, int]:
-        match = _FIELD.fullmatch(line)
+        match = re.fullmatch(_FIELD, line)
         if match is None:
             raise ParseError(f"smaps: not a field: {line[:80]!r}")
         key, value = match.groups()
