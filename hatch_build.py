@@ -14,7 +14,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-HEAP_FLAGS = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-fvisibility=default", "-shared", "-fPIC"]
+LIBRARIES = ["heap", "smaps"]  # folders of native/
+LIBRARY_FLAGS = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-fvisibility=default", "-shared", "-fPIC"]
 BPF_FLAGS = ["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-D__TARGET_ARCH_x86"]
 
 
@@ -30,8 +31,11 @@ class NativeBuildHook(BuildHookInterface[Any]):
             self.app.display_warning(f"leakline's native parts are for x86-64, not {platform.machine()}: building without them")
             return
         compiler = next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-        heap = sorted(map(str, (root / "native/heap").glob("*.c")))
-        built = self._run(compiler, "a C compiler", [*HEAP_FLAGS, *heap, "-o", str(out / "libleakline-heap.so")])
+        built = False
+        for name in LIBRARIES:
+            sources = sorted(map(str, (root / "native" / name).glob("*.c")))
+            arguments = [*LIBRARY_FLAGS, *sources, "-o", str(out / f"libleakline-{name}.so")]
+            built = self._run(compiler, "a C compiler", arguments) or built
         clang = next(filter(shutil.which, ("clang", *(f"clang-{n}" for n in range(25, 10, -1)))), None)
         multiarch = Path("/usr/include") / f"{platform.machine()}-linux-gnu"
         bpf = [*BPF_FLAGS, f"-I{multiarch}", "-c", str(root / "native/bpf/heap.bpf.c"), "-o", str(out / "heap.bpf.o")]

@@ -10,8 +10,9 @@ from pathlib import Path
 from leakline.errors import NotPossible
 
 HEAP = "libleakline-heap.so"
+SMAPS = "libleakline-smaps.so"
 BPF = "heap.bpf.o"
-_PACKAGE_OF = {HEAP: "gcc libc6-dev", BPF: "clang libbpf-dev"}
+_PACKAGE_OF = {HEAP: "gcc libc6-dev", SMAPS: "gcc libc6-dev", BPF: "clang libbpf-dev"}
 
 
 def part_path(name: str) -> Path:
@@ -40,10 +41,26 @@ def load_heap_library() -> ctypes.CDLL:
         NotPossible: it was not built, or is of another version.
 
     """
+    return _load(HEAP, "leakline_heap_abi", 3)
+
+
+@cache
+def load_smaps_library() -> ctypes.CDLL:
+    """The counter of mappings.
+
+    Raises:
+        NotPossible: it was not built, or is of another version.
+
+    """
+    return _load(SMAPS, "leakline_smaps_abi", 1)
+
+
+def _load(name: str, version_function: str, version: int) -> ctypes.CDLL:
     try:
-        library = ctypes.CDLL(str(part_path(HEAP)))
-    except OSError as error:
-        raise NotPossible(f"leakline's {HEAP} cannot be loaded: {error}") from error
-    if library.leakline_heap_abi() != 3:
-        raise NotPossible(f"leakline's {HEAP} is of another version", hint="Install leakline again (`make setup`).")
+        library = ctypes.CDLL(str(part_path(name)))
+        found = library[version_function]()
+    except (OSError, AttributeError) as error:
+        raise NotPossible(f"leakline's {name} cannot be loaded: {error}") from error
+    if found != version:
+        raise NotPossible(f"leakline's {name} is of another version", hint="Install leakline again (`make setup`).")
     return library

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
+from operator import add
 from typing import TYPE_CHECKING
 
-from leakline.errors import ParseError
+from leakline.errors import NotPossible, ParseError
 from leakline.model.accounting import Coverage, Group
 from leakline.model.names import readable
-from leakline.sources.maps import SmapsAmounts, SmapsReader
+from leakline.native.smaps import SmapsSums
+from leakline.sources.maps import SmapsAmounts, SmapsReader, path_of
 from leakline.sources.parsing import read_whole
 from leakline.sources.process_files import parse_stat
 
@@ -20,7 +23,13 @@ if TYPE_CHECKING:
 ANONYMOUS = "[anon]"
 
 
-class _Sum:
+_Sums = tuple[int, ...]
+"""Processes, size, rss, pss, uss, swap and swap_pss."""
+
+
+class _Counted:
+    """The mappings of one name, counted in Python."""
+
     __slots__ = ("amounts", "processes", "size")
 
     def __init__(self) -> None:
@@ -31,6 +40,60 @@ class _Sum:
         """Count one mapping; the same amounts come again and again, and are multiplied at the end."""
         self.amounts[amounts] = self.amounts.get(amounts, 0) + 1
         self.size += size
+
+    def sums(self) -> _Sums:
+        """All of them."""
+
+        def total(amount: Callable[[SmapsAmounts], int | None]) -> int:
+            return sum((amount(amounts) or 0) * times for amounts, times in self.amounts.items())
+
+        return (
+            self.processes,
+            self.size,
+            total(lambda a: a.usage.rss),
+            total(lambda a: a.usage.pss),
+            total(lambda a: a.usage.uss + (a.private_hugetlb or 0)),
+            total(lambda a: a.usage.swap),
+            total(lambda a: a.usage.swap_pss),
+        )
+
+
+class MappingCounter:
+    """Sums over the mappings of each name, in any number of smaps files."""
+
+    def __init__(self) -> None:
+        self._counted: dict[str, _Counted] = {}
+        self._reader = SmapsReader()
+
+    def add(self, data: bytes) -> None:
+        """Count those of one file.
+
+        Raises:
+            ParseError: it is cut short, or of another form.
+
+        """
+        met: set[str] = set()
+        for vma, amounts, _ in self._reader.mappings([data]):
+            name = vma.path or ""
+            found = self._counted.get(name)
+            if found is None:
+                found = self._counted[name] = _Counted()
+            if name not in met:
+                met.add(name)
+                found.processes += 1
+            if name != "[vsyscall]":
+                found.add(amounts, vma.size)
+
+    def by_name(self) -> dict[str, _Sums]:
+        """The sums of each name; "" for those without."""
+        return {name: found.sums() for name, found in self._counted.items()}
+
+
+def _counting_in_c() -> AbstractContextManager[SmapsSums | None]:
+    try:
+        return SmapsSums()
+    except NotPossible:
+        return nullcontext()
 
 
 class MappingTableReader:
@@ -44,11 +107,23 @@ class MappingTableReader:
     def __init__(self, machine: Machine) -> None:
         self._root = os.fspath(machine.proc)
         self._live = machine.live
-        self._sums: dict[str, _Sum] = {}
-        self._reader = SmapsReader()
+        self._counter = MappingCounter()
 
     def read(self) -> tuple[list[Group], Coverage]:
-        """One pass."""
+        """One pass.
+
+        Raises:
+            ParseError: a file is cut short, or of another form.
+
+        """
+        with _counting_in_c() as in_c:
+            coverage = self._read(in_c)
+            sums = {} if in_c is None else {path_of(name): found for name, found in in_c.by_name().items()}
+        for name, found in self._counter.by_name().items():
+            sums[name] = tuple(map(add, sums[name], found)) if name in sums else found
+        return [_group(name, found) for name, found in sums.items()], coverage
+
+    def _read(self, in_c: SmapsSums | None) -> Coverage:
         seen = readable_ones = vanished = kernel_threads = zombies = 0
         for name in os.listdir(self._root):
             if not name.isdigit():
@@ -74,15 +149,15 @@ class MappingTableReader:
                     zombies += not stat.is_kernel_thread
                     continue
             readable_ones += 1
-            self._add(data)
-        coverage = Coverage(
+            if in_c is None or not in_c.add(data):
+                self._counter.add(data)
+        return Coverage(
             seen=seen - kernel_threads,
             readable=readable_ones,
             vanished=vanished,
             kernel_threads=kernel_threads,
             zombies=zombies,
         )
-        return [_group(name, found) for name, found in self._sums.items()], coverage
 
     def _of_another_thread(self, name: str) -> bytes:
         """The mappings of a process whose first thread has ended."""
@@ -95,32 +170,17 @@ class MappingTableReader:
                 return data
         return b""
 
-    def _add(self, data: bytes) -> None:
-        met: set[str] = set()
-        for vma, amounts, _ in self._reader.mappings([data]):
-            name = vma.path or ""
-            found = self._sums.get(name)
-            if found is None:
-                found = self._sums[name] = _Sum()
-            if name not in met:
-                met.add(name)
-                found.processes += 1
-            if name != "[vsyscall]":
-                found.add(amounts, vma.size)
 
-
-def _group(name: str, found: _Sum) -> Group:
-    def total(amount: Callable[[SmapsAmounts], int | None]) -> int:
-        return sum((amount(amounts) or 0) * times for amounts, times in found.amounts.items())
-
+def _group(name: str, sums: _Sums) -> Group:
+    processes, size, rss, pss, uss, swap, swap_pss = sums
     return Group(
         name=readable(name) or ANONYMOUS,
-        count=found.processes,
+        count=processes,
         unreadable=0,
-        vss=found.size,
-        rss=total(lambda a: a.usage.rss),
-        pss=total(lambda a: a.usage.pss),
-        uss=total(lambda a: a.usage.uss + (a.private_hugetlb or 0)),
-        swap=total(lambda a: a.usage.swap),
-        swap_pss=total(lambda a: a.usage.swap_pss),
+        vss=size,
+        rss=rss,
+        pss=pss,
+        uss=uss,
+        swap=swap,
+        swap_pss=swap_pss,
     )

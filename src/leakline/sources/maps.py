@@ -20,6 +20,12 @@ _FIELD = rb"(?s)([A-Z][A-Za-z_]+):\s+(.*)"
 _Tail = tuple[str, int, tuple[int, int], int, str | None]
 
 
+def path_of(name: bytes) -> str:
+    """The path or name of a mapping."""
+    # The kernel escapes a newline, and nothing else (a genuine `\012` cannot be told apart).
+    return text(name.replace(rb"\012", b"\n"))
+
+
 class _Tails(dict[bytes, _Tail]):
     """Permissions, offset, device, inode and path: what follows the addresses. Many mappings have the same."""
 
@@ -28,8 +34,7 @@ class _Tails(dict[bytes, _Tail]):
         if match is None:
             raise ParseError(f"maps: not a mapping: {tail[:80]!r}")
         perms, offset, major, minor, inode, path = match.groups()
-        # The kernel escapes a newline, and nothing else (a genuine `\\012` cannot be told apart).
-        name = None if not path else text(path.replace(rb"\012", b"\n"))
+        name = path_of(path) if path else None
         found = self[tail] = perms.decode(), int(offset, 16), (int(major, 16), int(minor, 16)), int(inode), name
         return found
 
