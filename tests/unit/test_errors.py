@@ -28,6 +28,7 @@ def test_the_public_names_are_these() -> None:
         "diagnose",
         "processes",
         "scan",
+        "scan_file",
         "system_memory",
     ]
     for name in leakline.__all__:

@@ -19,7 +19,7 @@ from leakline.sources.allocators.glibc import Arena, add_blocks, find_arenas, fi
 from leakline.sources.remote_memory import holds_pointers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from leakline.native.heap import RawGroup
     from leakline.sources.heap_image import HeapImage
@@ -62,7 +62,9 @@ def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details
         layout = add_blocks(heap, image.version, arenas, list(image.vmas))
         files = [(vma.start, vma.end) for vma in image.vmas if vma.is_file and vma.perms[0] == "r"]
         code = [(vma.start, vma.end) for vma in image.vmas if vma.is_file and vma.perms[2] == "x"]
-        roots, values = _roots(image, layout.bookkeeping), [*_values(image), *image.held]
+        ended = ended_stacks(((state.tid, state.thread_pointer) for state in image.threads), image.copy.words)
+        roots = _roots(image, [*layout.bookkeeping, *ended.values()])
+        values = [*_values(image, ended), *image.held]
         heap.mark(roots, values, files, code)
         blocks, sizes = heap.totals()
         raw = list(heap.lost())
@@ -139,7 +141,8 @@ def _arenas(image: HeapImage) -> tuple[list[Arena], list[str]]:
     return [], []
 
 
-def _roots(image: HeapImage, bookkeeping: Sequence[Range]) -> list[Range]:
+def _roots(image: HeapImage, dead: Sequence[Range]) -> list[Range]:
+    """Memory that may hold pointers: all that the program wrote, but for what is known to hold none that count."""
     stack_of_first = next((vma for vma in image.vmas if vma.path == "[stack]"), None)
     bounds: list[tuple[ThreadStack, Range | None]] = []
     for state in image.threads:
@@ -149,10 +152,10 @@ def _roots(image: HeapImage, bookkeeping: Sequence[Range]) -> list[Range]:
         else:
             bounds.append((thread, stack_bounds(thread, image.copy.words)))
     writable = [piece for vma in image.vmas if holds_pointers(vma) for piece in image.copy.pieces(vma.start, vma.end)]
-    return subtract(writable, [*bookkeeping, *dead_stack(bounds), *_ended(image).values()])
+    return subtract(writable, [*dead, *dead_stack(bounds)])
 
 
-def _values(image: HeapImage) -> list[int]:
+def _values(image: HeapImage, ended: Iterable[int]) -> list[int]:
     """What registers hold, and the addresses of the threads' tables of TLS blocks (dtv).
 
     Such a table is allocated, and known by a pointer behind its first entry (sysdeps/x86_64/nptl/tls.h). That of an ended thread is
@@ -160,8 +163,4 @@ def _values(image: HeapImage) -> list[int]:
     """
     registers = [word for state in image.threads for word in (*state.registers, *state.extended)]
     descriptors = [state.thread_pointer for state in image.threads if state.thread_pointer]
-    return registers + [(image.copy.word(descriptor + 8) or 16) - 16 for descriptor in (*descriptors, *_ended(image))]
-
-
-def _ended(image: HeapImage) -> dict[int, Range]:
-    return ended_stacks(((state.tid, state.thread_pointer) for state in image.threads), image.copy.words)
+    return registers + [(image.copy.word(descriptor + 8) or 16) - 16 for descriptor in (*descriptors, *ended)]
