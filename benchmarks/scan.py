@@ -1,36 +1,72 @@
-"""A scan of a heap of 64-byte blocks: standstill, whole time and our memory, against gcore's stop of the same process."""
+"""A scan of a heap of small blocks: standstill as the target sees it, whole time, our memory; against gcore and LeakSanitizer."""
 
 from __future__ import annotations
 
 import json
-import resource
+import mmap
+import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-SIZES_MIB = (64, 512)
+# MiB of heap, and bytes of each chunk.
+HEAPS = ((64, 64), (1024, 64), (1024, 32))
 PROGRAM = """
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
+
+/* The longest time for which this thread did not run, in nanoseconds: whoever writes 0 begins anew. */
+static volatile uint64_t *longest;
+
+static void *tick(void *unused)
+{
+	struct timespec t;
+	uint64_t before = 0;
+	(void)unused;
+	for (;;) {
+		clock_gettime(CLOCK_MONOTONIC, &t);
+		uint64_t now = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+		if (before && now - before > *longest)
+			*longest = now - before;
+		before = now;
+	}
+	return NULL;
+}
+
+static void *keep;
+
 int main(int count, char **arguments)
 {
 	void **list = NULL;
-	long blocks = atol(arguments[1]) * (1 << 20) / 64;
+	long chunk = atol(arguments[2]), blocks = atol(arguments[1]) * (1 << 20) / chunk;
 	for (long i = 0; i < blocks; i++) {
-		void **block = malloc(56);
+		void **block = malloc(chunk - 8);
 		*block = list;
 		list = block;
 		if (i % 1000 == 0)
-			*(char *)malloc(56) = 1;
+			*(volatile char *)malloc(chunk - 8) = 1;
 	}
-	static void *keep;
 	keep = list;
+	if (count > 3) {
+		pthread_t thread;
+		int file = open(arguments[3], O_RDWR);
+		longest = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+		pthread_create(&thread, NULL, tick, NULL);
+	}
 	puts("READY");
 	fflush(stdout);
+	if (count <= 3)
+		return 0;
 	for (;;)
 		pause();
 }
@@ -41,37 +77,68 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "blocks.c").write_text(PROGRAM)
-        subprocess.run(["cc", "-O1", "-w", "-o", folder / "blocks", folder / "blocks.c"], check=True)
-        for size in SIZES_MIB:
-            measure(folder, size)
+        compiler = ["cc", "-O1", "-w", "-pthread", folder / "blocks.c", "-o"]
+        subprocess.run([*compiler, folder / "blocks"], check=True)
+        subprocess.run([*compiler, folder / "blocks-lsan", "-fsanitize=leak"], check=True)
+        for size, chunk in HEAPS:
+            measure(folder, size, chunk)
+            own_check(folder, size, chunk)
 
 
-def measure(folder: Path, size: int) -> None:
-    target = subprocess.Popen([folder / "blocks", str(size)], stdout=subprocess.PIPE)
+def measure(folder: Path, size: int, chunk: int) -> None:
+    (folder / "longest").write_bytes(bytes(4096))
+    target = subprocess.Popen([folder / "blocks", str(size), str(chunk), folder / "longest"], stdout=subprocess.PIPE)
+    what = f"{size} MiB of {chunk}-byte chunks"
     try:
-        if target.stdout is not None:
-            target.stdout.readline()
-        command = [sys.executable, "-m", "leakline", "scan", "--confirm", "1", "--json", "-q", str(target.pid)]
-        began = time.monotonic()
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        took = time.monotonic() - began
-        report = json.loads(done.stdout)
-        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        stopped = report["cost"]["target_stopped_ns"] / 1e6
-        blocks = sum(kind["blocks"] for kind in report["summary"].values())
-        print(
-            f"{size} MiB, {blocks:,} blocks: stood still {stopped:.0f} ms, {took:.2f} s in all, "
-            f"our memory at most {memory:.0f} MiB, {report['summary']['definite']['blocks']:,} lost"
-        )
-        if shutil.which("gcore"):
-            began = time.monotonic()
-            subprocess.run(["gcore", "-o", folder / "core", str(target.pid)], capture_output=True, check=False)
-            print(f"{size} MiB: gcore holds it for about {(time.monotonic() - began) * 1000:.0f} ms")
-            for core in folder.glob("core*"):
-                core.unlink()
+        assert target.stdout is not None
+        target.stdout.readline()
+        with (folder / "longest").open("r+b") as file, mmap.mmap(file.fileno(), 4096) as longest:
+            for options in (("--confirm", "1"), ("--confirm", "1"), ("--no-stop",)):
+                longest[:8] = bytes(8)
+                report, took, memory = scan(target.pid, *options)
+                seen = struct.unpack("<Q", longest[:8])[0] / 1e6
+                blocks = sum(kind["blocks"] for kind in report["summary"].values())
+                stood = report["cost"]["target_stopped_ns"] / 1e6
+                print(
+                    f"{what}, {blocks:,} blocks, {' '.join(options)}: the target saw at most {seen:.2f} ms, "
+                    f"{stood:.2f} ms by our own clock; {took:.2f} s in all, our memory {memory / size:.2f} x the heap"
+                )
+            if shutil.which("gcore"):
+                longest[:8] = bytes(8)
+                began = time.monotonic()
+                subprocess.run(["gcore", "-o", folder / "core", str(target.pid)], capture_output=True, check=False)
+                seen = struct.unpack("<Q", longest[:8])[0] / 1e6
+                print(f"{what}: with gcore the target saw {seen:.0f} ms; {time.monotonic() - began:.2f} s in all, without a search")
+                for core in folder.glob("core*"):
+                    core.unlink()
     finally:
         target.kill()
         target.communicate()
+
+
+def scan(pid: int, *options: str) -> tuple[dict[str, dict[str, dict[str, int]]], float, float]:
+    """The report, seconds, and MiB that it took at most."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "leakline", "scan", *options, "--json", "-q", str(pid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        report = json.loads(process.stdout.read())
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return report, time.monotonic() - began, usage.ru_maxrss / 1024
+
+
+def own_check(folder: Path, size: int, chunk: int) -> None:
+    """LeakSanitizer's check at the end of the same program, built with it: from READY to its end."""
+    with subprocess.Popen(
+        [folder / "blocks-lsan", str(size), str(chunk)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        began = time.monotonic()
+        program.wait()
+        took = time.monotonic() - began
+    print(f"{size} MiB of {chunk}-byte chunks: LeakSanitizer's own check at the end takes {took:.2f} s")
 
 
 main()

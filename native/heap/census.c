@@ -27,7 +27,7 @@ static size_t place_of(const struct group *groups, size_t mask, uint64_t first_w
  */
 void leakline_heap_census(struct heap *h, const struct range *files, size_t n_files, struct group *groups, size_t room)
 {
-	size_t used = 0;
+	size_t used = 0, at = 0;
 	for (uint64_t block = 0; block < h->n_blocks; block++) {
 		uint64_t first_word = 0, size = heap_block_size(h, block);
 		if (h->state[block] == FREE)
@@ -35,7 +35,9 @@ void leakline_heap_census(struct heap *h, const struct range *files, size_t n_fi
 		heap_word(h, h->address[block], &first_word);
 		if (!heap_lies_in(files, n_files, first_word))
 			first_word = 0;
-		size_t at = place_of(groups, room - 1, first_word, size, h->state[block]);
+		/* Neighbours are often alike. */
+		if (groups[at].first_word != first_word || groups[at].size != size || groups[at].state != h->state[block] || !groups[at].blocks)
+			at = place_of(groups, room - 1, first_word, size, h->state[block]);
 		if (!groups[at].blocks && used >= room / 4 * 3) {
 			first_word = 0;
 			at = place_of(groups, room - 1, 0, 0, h->state[block]);

@@ -91,12 +91,13 @@ class Scanner:
                 threads, stood = self._imager.glance()
                 stopped_ns += stood
             self.image = None
-            self.image = image = self._imager.take_running(threads)
-            scan = self._search(image, began)
+            self.image = self._imager.take_running(threads)
+            scan = self._search(self.image, began)
             if scan.problems and attempts < _ATTEMPTS:
                 continue  # malloc was at work: its lists did not fit together
             scans.append(scan)
-            found = {block.address: (block, zlib.crc32(image.copy.read(block.address, block.size))) for block in scan.lost}
+            copy = self.image.copy
+            found = {block.address: (block, zlib.crc32(copy.view(block.address, block.size))) for block in scan.lost}
             agreed = found if agreed is None else {a: f for a, f in agreed.items() if _same(f, found.get(a))}
         lost = tuple(msgspec.structs.replace(block, kind="possible", leader=block.address) for block, _ in (agreed or {}).values())
         return msgspec.structs.replace(scans[-1], lost=lost, stopped_ns=stopped_ns, looks=looks)
