@@ -69,7 +69,7 @@ def growing(looks: Sequence[CensusAt]) -> list[Finding]:
     findings = []
     for form, one, trend in zip(forms, series, judge(series) if series else [], strict=True):
         rose = all(after > before for before, after in zip(one.values, one.values[1:], strict=False))
-        if trend.verdict in ("GROWING", "LEAK") or (trend.verdict == "INSUFFICIENT" and rose and len(looks) > 2):
+        if trend.accuses or (trend.verdict == "INSUFFICIENT" and rose and len(looks) > 2):
             blocks = [count.get(form, (0, 0))[0] for count in counts]
             findings.append(_finding(form, rise[form], max(0, blocks[-1] - blocks[0]), _trend_evidence(trend, blocks), trend=trend))
     return sorted(findings, key=lambda f: -f.bytes)

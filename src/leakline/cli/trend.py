@@ -58,7 +58,7 @@ def command(
     from leakline.model.trend import TrendReport
     from leakline.present.json import to_json
     from leakline.present.screen import write_lines
-    from leakline.present.trends import NOTEWORTHY, count_trends, describe_trends
+    from leakline.present.trends import count_trends, describe_trends
     from leakline.session.judging import by_severity, judge_recording
     from leakline.sources.series_files import UNITS, Columns, parse_series
     from leakline.store.schema import is_recording
@@ -79,8 +79,8 @@ def command(
         if as_json:
             sys.stdout.write(to_json(TrendReport(series=tuple(trends))))
         else:
-            shown = [trend for trend in recorded if every or trend.verdict in NOTEWORTHY or trend.at_risk]
-            quiet = [trend for trend in recorded if not (every or trend.verdict in NOTEWORTHY or trend.at_risk)]
+            shown = [trend for trend in recorded if every or trend.is_noteworthy or trend.at_risk]
+            quiet = [trend for trend in recorded if not (every or trend.is_noteworthy or trend.at_risk)]
             write_lines([*describe_trends([*shown, *judged]), *count_trends(quiet)], sys.stdout, color)
         sys.stdout.flush()
     worse = {"growing": ("GROWING", "LEAK"), "leak": ("LEAK",)}.get(fail_on or "", ())

@@ -96,7 +96,7 @@ def command(
     with interruption.listening():
         for update in watch.run(choice, interval, float("inf") if duration is None else duration):
             accused = watch.accuses(update.trend)
-            if not quiet and (accused or update.trend.at_risk or not (many or update.trend.verdict in ("GROWING", "LEAK"))):
+            if not quiet and (accused or update.trend.at_risk or not (many or update.trend.accuses)):
                 _say(update)
             if command_line is not None and accused:
                 started = [*_still_running(started), _run(command_line, watch.report(update))]

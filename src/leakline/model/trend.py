@@ -57,6 +57,16 @@ class SeriesTrend(msgspec.Struct, frozen=True, kw_only=True):
     increments: tuple[int, ...]
     """From sample to sample, where INSUFFICIENT leaves nothing else to say."""
 
+    @property
+    def accuses(self) -> bool:
+        """Whether it is judged to grow on."""
+        return self.verdict in ("GROWING", "LEAK")
+
+    @property
+    def is_noteworthy(self) -> bool:
+        """Whether it is judged to grow on, or may do so."""
+        return self.accuses or self.verdict == "UNDECIDED"
+
 
 class TrendCurve(NamedTuple):
     """What the judgement of a series rests on, to be drawn."""

@@ -11,7 +11,6 @@ from leakline.present.text import amount, change, counted, duration, printable, 
 
 Line = tuple[str, str]
 _STYLES = {"LEAK": "definite", "GROWING": "growing", "UNDECIDED": "possible"}
-NOTEWORTHY = ("LEAK", "GROWING", "UNDECIDED")
 _SHAPES = {
     "flat": "it is level",
     "one step": "one step explains it",
@@ -60,7 +59,7 @@ def explain(trend: SeriesTrend) -> str:
     seen = f"{counted(trend.samples, 'sample')} over {duration(round(trend.duration_seconds * 1e9))}"
     likely = f"sustained growth has a probability of {_probability(trend.probability)}"
     other = _SHAPES.get(trend.alternative or "", "")
-    if trend.verdict in ("LEAK", "GROWING"):
+    if trend.accuses:
         sentence = f"{change(trend.increase)} in {seen}; {likely}, at {speed}; without it: {other}"
         if trend.gates:
             sentence += f". For LEAK it takes {', '.join(_GATES[gate] for gate in trend.gates)}"
@@ -68,7 +67,7 @@ def explain(trend: SeriesTrend) -> str:
         sentence = f"{change(trend.increase)} in {seen}; {likely}, at {speed} if so; else {other}. More samples will tell"
     else:
         sentence = f"{other} ({change(trend.increase)} in {seen}; {likely})"
-    if trend.limit_eta_seconds is not None and (trend.at_risk or trend.verdict in ("GROWING", "LEAK")):
+    if trend.limit_eta_seconds is not None and (trend.at_risk or trend.accuses):
         sentence += f". The limit of {amount(trend.limit)} is reached in {_long(trend.limit_eta_seconds)} if it goes on like this"
     return sentence + "."
 

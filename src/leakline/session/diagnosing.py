@@ -55,7 +55,7 @@ class _Case(msgspec.Struct):
 
     @property
     def grows(self) -> bool:
-        return self.trend is not None and self.trend.verdict in ("GROWING", "LEAK")
+        return self.trend is not None and self.trend.accuses
 
 
 class Diagnosis:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 # What no process accounts for, and what lies in memory without a file behind it; the others are sums of these, or page cache.
 _KERNEL = frozenset({"SUnreclaim", "KernelStack", "PageTables", "SecPageTables", "VmallocUsed", "Percpu", "Shmem", "Hugetlb"})
 _SEVERITY = ("LEAK", "GROWING", "UNDECIDED", "STEP", "PLATEAU", "SETTLING", "PERIODIC", "DECLINING", "STABLE", "INSUFFICIENT")
-_SUSPECT = ("LEAK", "GROWING", "UNDECIDED")
 
 
 def recorded_series(path: Path, limit: int | None = None) -> list[Series]:
@@ -53,7 +52,7 @@ def judge_recording(path: Path, settings: Settings, limit: int | None = None) ->
     with RecordingReader(path) as reader:
         services = judge([_series(one, limit) for one in reader.processes()], settings)
         counters = reader.counters(("meminfo", "slab", "cgroup"), _KERNEL)
-        suspects = tuple(f"{trend.name} " for trend in services if trend.verdict in _SUSPECT)
+        suspects = tuple(f"{trend.name} " for trend in services if trend.is_noteworthy)
         mappings = [one for one in reader.counters(("mapping",)) if one.name.startswith(suspects)] if suspects else []
     others = judge([_series(one, None) for one in (*counters, *mappings)], settings)
     return by_severity([*services, *others])

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from leakline.session.sampling import Choice, Look, Sampled
     from leakline.sources.machine import Machine
 
-_ACCUSING = ("GROWING", "LEAK")
 _FIRST_LOOKS = (5, 8, 12, 24, 36, 48)
 _MOST_SAMPLES = 512
 _LEAST_SAMPLES = 5
@@ -250,9 +249,9 @@ class Watch:
             if trend.increase:
                 self._remember_mappings(watched)
             if said != watched.said:
-                if trend.verdict in _ACCUSING:
+                if trend.accuses:
                     self._find_mapping(watched)
-                yield Update(target=watched.target, trend=trend, mapping=watched.mapping if trend.verdict in _ACCUSING else None)
+                yield Update(target=watched.target, trend=trend, mapping=watched.mapping if trend.accuses else None)
 
     def _series(self, watched: _Watched) -> Series:
         samples = watched.samples
@@ -267,7 +266,7 @@ class Watch:
 
     def accuses(self, trend: SeriesTrend) -> bool:
         """Whether it grows, and as fast as was asked for."""
-        return trend.verdict in _ACCUSING and (trend.rate_bytes_per_second or 0.0) >= self._least_rate
+        return trend.accuses and (trend.rate_bytes_per_second or 0.0) >= self._least_rate
 
     def _accused(self, watched: _Watched) -> bool:
         return watched.trend is not None and self.accuses(watched.trend)
@@ -304,7 +303,7 @@ def _needs_judging(watched: _Watched) -> bool:
     """Whether it may grow, as far as the lowest values of its first and last quarters tell; or was said to."""
     values, quarter = watched.samples.values, max(2, len(watched.samples.values) // 4)
     rises = len(values) >= 2 * quarter and min(values[-quarter:]) > min(values[:quarter])
-    if rises or watched.trend is None or watched.trend.verdict in _ACCUSING or watched.trend.at_risk:
+    if rises or watched.trend is None or watched.trend.accuses or watched.trend.at_risk:
         return True
     watched.judged = watched.samples.seen
     return False
