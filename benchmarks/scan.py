@@ -93,6 +93,9 @@ def measure(folder: Path, size: int, chunk: int) -> None:
         assert target.stdout is not None
         target.stdout.readline()
         with (folder / "longest").open("r+b") as file, mmap.mmap(file.fileno(), 4096) as longest:
+            longest[:8] = bytes(8)
+            time.sleep(1)
+            print(f"{what}: undisturbed for a second, the target saw {struct.unpack('<Q', longest[:8])[0] / 1e6:.2f} ms")
             for options in (("--confirm", "1"), ("--confirm", "1"), ("--no-stop",)):
                 longest[:8] = bytes(8)
                 report, took, memory = scan(target.pid, *options)
