@@ -9,7 +9,7 @@ enum { PREV_INUSE = 1, IS_MMAPPED = 2, FLAGS = 7, ALIGN = 16, MINSIZE = 32, FENC
  * A chunk is in use when the next one says so; what tcaches and fastbins hold looks in use and is taken out later. */
 void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, struct walk_result *r)
 {
-	uint64_t chunk = first, first_block = h->n_blocks, header, next;
+	uint64_t chunk = first, first_block = h->n_blocks, header, next, before;
 	*r = (struct walk_result){.end = WALK_REACHED_END};
 	if (chunk < end && !heap_word(h, chunk + 8, &header)) {
 		r->end = WALK_NOT_COPIED;
@@ -17,8 +17,8 @@ void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, struct wal
 	}
 	while (chunk < end) {
 		uint64_t size = header & ~(uint64_t)FLAGS;
-		if (size == FENCE) {
-			r->end = WALK_FENCEPOST;
+		if (size == FENCE) { /* the first of two headers */
+			r->end = heap_word(h, chunk + 24, &next) && (next & ~(uint64_t)FLAGS) <= FENCE ? WALK_FENCEPOST : WALK_CORRUPT;
 			break;
 		}
 		if (size < MINSIZE || size % ALIGN || header & IS_MMAPPED || size > end - chunk) {
@@ -39,8 +39,11 @@ void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, struct wal
 				r->end = WALK_NO_MEMORY;
 				break;
 			}
-		} else {
+		} else if (heap_word(h, chunk + size, &before) && before == size) {
 			r->free_bytes += size;
+		} else { /* a free chunk's size stands again before the next one */
+			r->end = WALK_CORRUPT;
+			break;
 		}
 		chunk += size;
 		header = next;
@@ -52,11 +55,14 @@ void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, struct wal
 		r->end = WALK_NO_MEMORY;
 }
 
+enum { A_CHAIN = 3 }; /* so many chunks do not follow each other by chance */
+
 /* Whether a walk from `chunk` ends exactly at `end` or at a fencepost, after one chunk at least; adds nothing.
- * `failed` has a bit for each granule from `from` on: a walk that comes where an earlier one failed fails too. */
-static int walks_through(struct heap *h, uint64_t chunk, uint64_t end, uint64_t from, uint8_t *failed)
+ * `failed` has a bit for each granule from `from` on: a walk that comes where an earlier one failed fails too. *chunks gets how many it met. */
+static int walks_through(struct heap *h, uint64_t chunk, uint64_t end, uint64_t from, uint8_t *failed, uint64_t *chunks)
 {
 	uint64_t first = chunk, header, next, before;
+	*chunks = 0;
 	while (chunk < end) {
 		uint64_t granule = (chunk - from) >> 4;
 		if (failed[granule >> 3] & 1 << (granule & 7))
@@ -73,22 +79,35 @@ static int walks_through(struct heap *h, uint64_t chunk, uint64_t end, uint64_t 
 		if (!heap_word(h, chunk + size + 8, &next) || (!(next & PREV_INUSE) && (!heap_word(h, chunk + size, &before) || before != size)))
 			return 0;
 		chunk += size;
+		++*chunks;
 	}
 	return chunk == end && chunk > first;
 }
 
-/* The first address from `from` on where the main arena goes on behind memory that somebody else took by sbrk; 0 if none. */
+/* The first address from `from` on where the main arena goes on behind memory that somebody else took by sbrk: `end` where nothing before it
+ * looks like chunks, as where the last one was joined with the top; 0 where some do, but no walk leads to the end.
+ * What failed is remembered for a later call from farther on: many calls cost no more than one. */
 uint64_t leakline_heap_resume(struct heap *h, uint64_t from, uint64_t end)
 {
-	uint64_t first = (from + 15) & ~15ull, found = 0;
-	uint8_t *failed = first < end ? calloc(((end - first) >> 7) + 1, 1) : NULL;
-	if (!failed)
+	uint64_t first = (from + 15) & ~15ull;
+	if (first >= end)
 		return 0;
-	for (uint64_t chunk = first; chunk < end && !found; chunk += ALIGN)
-		if (walks_through(h, chunk, end, first, failed))
-			found = chunk;
-	free(failed);
-	return found;
+	if (!h->failed || h->failed_end != end || first < h->failed_from) {
+		free(h->failed);
+		h->failed = calloc(((end - first) >> 7) + 1, 1);
+		h->failed_from = first;
+		h->failed_end = end;
+	}
+	if (!h->failed)
+		return 0;
+	uint64_t longest = 0, chunks;
+	for (uint64_t chunk = heap_copied(h, first, end); chunk < end; chunk = heap_copied(h, chunk + ALIGN, end)) {
+		if (walks_through(h, chunk, end, h->failed_from, h->failed, &chunks))
+			return chunk;
+		if (chunks > longest)
+			longest = chunks;
+	}
+	return longest < A_CHAIN ? end : 0;
 }
 
 /* Whether an mmapped chunk's header lies `offset` bytes into the mapping at `page`; *total gets the mapping's size. */
@@ -97,11 +116,12 @@ static int mmapped_header(struct heap *h, uint64_t page, uint64_t offset, uint64
 	uint64_t before, header;
 	if (!heap_word(h, page + offset, &before) || !heap_word(h, page + offset + 8, &header))
 		return 0;
+	uint64_t size = header & ~(uint64_t)FLAGS;
 	/* Since 2.42 or 2.43 prev_size says in its lowest bit whether the pages are huge ones. */
-	if ((before & ~1ull) != offset || (header & FLAGS) != IS_MMAPPED || (header & ~(uint64_t)FLAGS) < MINSIZE)
+	if ((before & ~1ull) != offset || (header & FLAGS) != IS_MMAPPED || size < MINSIZE || size > end - page - offset)
 		return 0;
-	*total = offset + (header & ~(uint64_t)FLAGS) + heap_mmapped_tail(before, header);
-	return *total >= page_size && *total % page_size == 0 && *total <= end - page;
+	*total = offset + size + heap_mmapped_tail(before, header);
+	return *total % page_size == 0 && *total <= end - page;
 }
 
 /* The mmapped chunk whose mapping begins at `page`, or 0; *total gets the mapping's size.
@@ -112,9 +132,14 @@ static uint64_t mmapped_chunk_at(struct heap *h, uint64_t page, uint64_t end, ui
 	uint64_t moved;
 	if (!mmapped_header(h, page, 0, end, page_size, total))
 		return 0;
-	for (uint64_t offset = ALIGN; offset + MINSIZE <= *total; offset += offset < page_size - ALIGN ? ALIGN : page_size)
+	for (uint64_t offset = ALIGN; offset + MINSIZE <= *total;) {
 		if (mmapped_header(h, page, offset, end, page_size, &moved) && moved == *total)
 			return page + offset;
+		offset += offset < page_size - ALIGN ? ALIGN : page_size;
+		/* Whole pages further, to one that was copied: the mapping may have terabytes that were not. */
+		uint64_t at = page + offset, gap = heap_copied(h, at, page + *total) - at;
+		offset += (gap + page_size - 1) & ~(page_size - 1);
+	}
 	return page;
 }
 
@@ -124,8 +149,7 @@ int64_t leakline_heap_mmapped(struct heap *h, uint64_t start, uint64_t end, uint
 	int64_t count = 0;
 	uint64_t page = start;
 	while (page < end && (size_t)count < room) {
-		if (heap_skip(h, &page, page_size))
-			continue;
+		page = (heap_copied(h, page, end) + page_size - 1) & ~(page_size - 1);
 		uint64_t total, chunk = mmapped_chunk_at(h, page, end, page_size, &total), before, header;
 		if (!chunk || !heap_word(h, chunk, &before) || !heap_word(h, chunk + 8, &header)) {
 			page += page_size;
@@ -140,18 +164,21 @@ int64_t leakline_heap_mmapped(struct heap *h, uint64_t start, uint64_t end, uint
 	return count;
 }
 
-/* Follow a singly linked free list and return its length, or -1 where it leaves the blocks, meets one twice or outgrows `limit`.
+/* Follow a singly linked free list and return its length, or -1 where it leaves the blocks, meets a FREE one or outgrows `limit`.
  * `head` is a list entry; a block's address is entry + bias (fastbins link chunks, tcaches what malloc returned).
  * From glibc 2.32 on links are stored as link ^ (place >> 12) ("safe-linking"). With `chunk_size`, every member must have it.
- * With `take`, the blocks become FREE. */
+ * With `take`, the blocks become FREE; without, it costs patience. */
 static int64_t free_list(struct heap *h, uint64_t head, uint64_t bias, int mangled, uint64_t chunk_size, uint64_t limit, int take)
 {
 	int64_t count = 0;
 	for (uint64_t entry = head; entry;) {
 		int interior;
 		uint64_t address = entry + bias, link;
-		int64_t block = (uint64_t)count < limit ? heap_find(h, address, &interior) : -1;
-		if (block < 0 || interior || (take && h->state[block] == FREE) || !heap_word(h, address, &link))
+		if ((uint64_t)count >= limit || (!take && !h->patience))
+			return -1;
+		h->patience -= !take;
+		int64_t block = heap_find(h, address, &interior);
+		if (block < 0 || interior || h->state[block] == FREE || !heap_word(h, address, &link))
 			return -1;
 		if (chunk_size && heap_block_size(h, (uint64_t)block) != chunk_size - 8)
 			return -1;
@@ -165,10 +192,10 @@ static int64_t free_list(struct heap *h, uint64_t head, uint64_t bias, int mangl
 	return count;
 }
 
-/* Take the blocks of a fastbin out. Returns how many, or -1 for a broken list. */
-int64_t leakline_heap_fastbin(struct heap *h, uint64_t head, int mangled)
+/* Take the blocks of a fastbin out, whose chunks all have one size. Returns how many, or -1 for a broken list. */
+int64_t leakline_heap_fastbin(struct heap *h, uint64_t head, uint64_t chunk_size, int mangled)
 {
-	return free_list(h, head, 16, mangled, 0, h->n_blocks, 1);
+	return free_list(h, head, 16, mangled, chunk_size, h->n_blocks, 1);
 }
 
 struct tcache_layout { /* struct tcache_perthread_struct, which differs by version */
@@ -181,48 +208,68 @@ struct tcache_layout { /* struct tcache_perthread_struct, which differs by versi
 	uint32_t mangled;
 };
 
+enum { MOST_BROKEN = 4 };
+enum tcache_state { NO_TCACHE, WHOLE, DAMAGED };
+
 /* Whether the block is a thread's tcache: every bin's list must be whole, of its size, and as long as its count says.
- * One bin may be off by one: the thread may have been stopped between storing the entry and counting it. */
-static int tcache_lists(struct heap *h, uint64_t block, const struct tcache_layout *layout, int take)
+ * One bin may be off by one: the thread may have been stopped between storing the entry and counting it.
+ * Where links are mangled no other block has a whole list by chance: with a few bins broken, as by one word of counts, it is still a
+ * tcache, a damaged one. */
+static enum tcache_state tcache_at(struct heap *h, uint64_t block, const struct tcache_layout *layout, int take)
 {
 	uint64_t available;
-	int64_t total = 0;
-	int off_by_one = 0;
+	int64_t held = 0;
+	int off_by_one = 0, broken = 0;
 	const uint8_t *bytes = heap_bytes(h, h->address[block], &available);
 	if (!bytes || available < layout->entries_offset + 8ull * layout->bins)
-		return 0;
+		return NO_TCACHE;
 	for (uint32_t bin = 0; bin < layout->bins; bin++) {
 		uint16_t count = bytes[bin];
-		uint64_t head;
+		uint64_t head, chunk_size = bin < layout->small_bins ? 32 + 16ull * bin : 0;
 		if (layout->count_bytes == 2)
 			memcpy(&count, bytes + 2ull * bin, 2);
 		memcpy(&head, bytes + layout->entries_offset + 8ull * bin, 8);
 		uint64_t limit = layout->counts_entries ? count + 1ull : UINT16_MAX;
-		int64_t length = free_list(h, head, 0, (int)layout->mangled, bin < layout->small_bins ? 32 + 16ull * bin : 0, limit, take);
-		if (length < 0)
-			return 0;
-		if (layout->counts_entries && length != count && ++off_by_one && (off_by_one > 1 || length + 1 < count))
-			return 0;
-		total += length;
+		int64_t length = free_list(h, head, 0, (int)layout->mangled, chunk_size, take ? h->n_blocks : limit, 0);
+		if (take) {
+			if (length > 0)
+				free_list(h, head, 0, (int)layout->mangled, chunk_size, h->n_blocks, 1);
+			continue;
+		}
+		int differs = length >= 0 && layout->counts_entries && length != count;
+		if (length < 0 || (differs && (off_by_one || length + 1 < count))) {
+			if (!layout->mangled || broken++ == MOST_BROKEN)
+				return NO_TCACHE;
+			continue;
+		}
+		off_by_one |= differs;
+		held += length;
 	}
-	return total > off_by_one;
+	if (held <= off_by_one)
+		return NO_TCACHE;
+	return broken ? DAMAGED : WHOLE;
 }
 
-/* Find the tcaches among the blocks by their shape and take out what they hold. Returns the number of tcaches. */
-int64_t leakline_heap_tcaches(struct heap *h, const struct tcache_layout *layout)
+/* Find the tcaches among the blocks by their shape and take out what they hold; *damaged gets the number of those with a broken list.
+ * Returns the number of tcaches, or -1 where so many blocks look like one that telling them apart would take too long. */
+int64_t leakline_heap_tcaches(struct heap *h, const struct tcache_layout *layout, uint64_t *damaged)
 {
 	int64_t count = 0;
-	for (uint64_t block = 0; block < h->n_blocks; block++) {
+	*damaged = 0;
+	h->patience = 8 * h->n_blocks + (1 << 20);
+	for (uint64_t block = 0; block < h->n_blocks && h->patience; block++) {
 		/* malloc leaves no rest of 16 bytes but gives them along; and in 2.43 tcache_init may round its size up twice. */
 		uint64_t chunk_size = heap_block_size(h, block) + 8;
 		if (h->state[block] == FREE || chunk_size < layout->chunk_size || chunk_size > layout->chunk_size + 2 * ALIGN)
 			continue;
-		if (tcache_lists(h, block, layout, 0)) {
-			tcache_lists(h, block, layout, 1);
-			count++;
-		}
+		enum tcache_state state = tcache_at(h, block, layout, 0);
+		if (state == NO_TCACHE)
+			continue;
+		tcache_at(h, block, layout, 1);
+		*damaged += state == DAMAGED;
+		count++;
 	}
-	return count;
+	return h->patience ? count : -1;
 }
 
 /* Usable bytes of all that tcaches and fastbins hold. */

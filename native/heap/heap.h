@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Layout version of the structs below, checked by the Python side when it loads the library. */
-#define LEAKLINE_HEAP_ABI 3
+#define LEAKLINE_HEAP_ABI 4
 
 struct segment { /* a run of copied memory; sorted by start, never overlapping */
 	uint64_t start;
@@ -78,6 +78,9 @@ struct heap {
 	uint32_t *stack;
 	uint64_t stack_depth, stack_room;
 	int out_of_memory;
+	uint8_t *failed; /* while resuming: bit per granule of [failed_from, failed_end) where a walk fails */
+	uint64_t failed_from, failed_end;
+	uint64_t patience; /* links that may still be followed to tell tcaches from what looks like one */
 	struct modules modules; /* while marking */
 };
 
@@ -91,6 +94,25 @@ static inline const uint8_t *heap_bytes(struct heap *h, uint64_t address, uint64
 		return heap_bytes_elsewhere(h, address, available);
 	*available = s->size - (address - s->start);
 	return s->data + (address - s->start);
+}
+
+/* The first address from `address` on that was copied; `end` if none is before it. */
+uint64_t heap_copied(struct heap *h, uint64_t address, uint64_t end);
+
+/* Words, aligned to 8 bytes, that were copied one behind the other: *address moves on to the next of them, *bytes gets their place. Returns
+ * how many follow there before `end`; 0 when none is left. */
+static inline uint64_t heap_words(struct heap *h, uint64_t *address, uint64_t end, const uint8_t **bytes)
+{
+	uint64_t at = (*address + 7) & ~7ull, available;
+	while (at < end && end - at >= 8) {
+		*bytes = heap_bytes(h, at, &available);
+		if (*bytes && available >= 8) {
+			*address = at;
+			return (available < end - at ? available : end - at) / 8;
+		}
+		at = (heap_copied(h, *bytes ? at + available : at, end) + 7) & ~7ull;
+	}
+	return 0;
 }
 
 static inline int heap_word(struct heap *h, uint64_t address, uint64_t *value)
@@ -124,8 +146,6 @@ static inline uint64_t heap_block_size(struct heap *h, uint64_t block)
 	return heap_usable(before, header);
 }
 
-/* Where nothing was copied, move *page on to the next page that was and return 1; else return 0. */
-int heap_skip(struct heap *h, uint64_t *page, uint64_t page_size);
 int heap_add_block(struct heap *h, uint64_t address, uint64_t size);
 int heap_add_area(struct heap *h, uint64_t start, uint64_t end, uint64_t first_block, int mmapped);
 

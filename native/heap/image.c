@@ -32,6 +32,7 @@ void leakline_heap_free(struct heap *h)
 	free(h->state);
 	free(h->leader);
 	free(h->stack);
+	free(h->failed);
 	free(h);
 }
 
@@ -53,21 +54,20 @@ const uint8_t *heap_bytes_elsewhere(struct heap *h, uint64_t address, uint64_t *
 	return s->data + (address - s->start);
 }
 
-int heap_skip(struct heap *h, uint64_t *page, uint64_t page_size)
+uint64_t heap_copied(struct heap *h, uint64_t address, uint64_t end)
 {
 	uint64_t available;
-	if (heap_bytes(h, *page, &available))
-		return 0;
+	if (heap_bytes(h, address, &available))
+		return address < end ? address : end;
 	size_t low = 0, high = h->n_segments;
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
-		if (h->segments[middle].start <= *page)
+		if (h->segments[middle].start <= address)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	*page = low < h->n_segments ? h->segments[low].start & ~(page_size - 1) : UINT64_MAX;
-	return 1;
+	return low < h->n_segments && h->segments[low].start < end ? h->segments[low].start : end;
 }
 
 int heap_add_block(struct heap *h, uint64_t address, uint64_t size)

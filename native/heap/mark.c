@@ -97,19 +97,11 @@ static void hang(struct heap *h, uint64_t pointer, uint32_t leader)
 /* Words of memory that are aligned to 8 bytes; what was not copied holds no pointer. */
 static void scan(struct heap *h, uint64_t start, uint64_t end, int only_possible, int64_t leader)
 {
-	uint64_t address = (start + 7) & ~7ull;
-	while (address + 8 <= end) {
-		uint64_t available;
-		const uint8_t *bytes = heap_bytes(h, address, &available);
-		if (!bytes || available < 8) {
-			address = (address | 4095) + 1;
-			continue;
-		}
-		if (available > end - address)
-			available = end - address;
-		for (uint64_t offset = 0; offset + 8 <= available; offset += 8) {
+	const uint8_t *bytes;
+	for (uint64_t address = start, count; (count = heap_words(h, &address, end, &bytes)); address += 8 * count)
+		for (uint64_t i = 0; i < count; i++) {
 			uint64_t word;
-			memcpy(&word, bytes + offset, 8);
+			memcpy(&word, bytes + 8 * i, 8);
 			if (word < h->low || word >= h->high)
 				continue;
 			if (leader < 0)
@@ -117,8 +109,6 @@ static void scan(struct heap *h, uint64_t start, uint64_t end, int only_possible
 			else
 				hang(h, word, (uint32_t)leader);
 		}
-		address += available & ~7ull;
-	}
 }
 
 static void drain(struct heap *h, int64_t leader)
@@ -170,6 +160,18 @@ void leakline_heap_totals(struct heap *h, struct totals *t)
 	}
 }
 
+/* The lost block that another hangs on. Leaders hang on leaders, as each node of a list does on the next: shorten the way for later ones. */
+static uint64_t leader_of(struct heap *h, uint64_t block)
+{
+	while (h->state[block] == INDIRECT) {
+		uint32_t next = h->leader[block];
+		if (h->state[next] == INDIRECT)
+			h->leader[block] = h->leader[next];
+		block = next;
+	}
+	return block;
+}
+
 /* Blocks that are neither reachable nor free, in the order in which they were walked, up to `room`. */
 size_t leakline_heap_lost(struct heap *h, struct lost_block *lost, size_t room)
 {
@@ -177,9 +179,7 @@ size_t leakline_heap_lost(struct heap *h, struct lost_block *lost, size_t room)
 	for (uint64_t block = 0; block < h->n_blocks && count < room; block++) {
 		if (h->state[block] == REACHABLE || h->state[block] == FREE)
 			continue;
-		uint64_t leader = block;
-		while (h->state[leader] == INDIRECT)
-			leader = h->leader[leader];
+		uint64_t leader = leader_of(h, block);
 		struct lost_block *l = &lost[count++];
 		*l = (struct lost_block){.address = h->address[block], .size = heap_block_size(h, block), .leader = h->address[leader], .kind = h->state[block]};
 		heap_word(h, l->address, &l->first_word);

@@ -40,15 +40,13 @@ static void meet(struct search *s, uint64_t pointer, uint64_t held_at, int is_va
 /* Each word of memory that may be a pointer into a heap. */
 static void look_through(struct search *s, uint64_t start, uint64_t end, int64_t holder)
 {
-	uint64_t word;
-	for (uint64_t address = (start + 7) & ~7ull; address + 8 <= end && !s->found;) {
-		if (!heap_word(s->heap, address, &word)) {
-			address = (address | 4095) + 1;
-			continue;
+	const uint8_t *bytes;
+	for (uint64_t address = start, count; !s->found && (count = heap_words(s->heap, &address, end, &bytes)); address += 8 * count)
+		for (uint64_t i = 0; i < count && !s->found; i++) {
+			uint64_t word;
+			memcpy(&word, bytes + 8 * i, 8);
+			meet(s, word, address + 8 * i, 0, holder);
 		}
-		meet(s, word, address, 0, holder);
-		address += 8;
-	}
 }
 
 static int64_t steps_to(const struct search *s, struct step *steps, size_t room)
@@ -118,10 +116,14 @@ int64_t leakline_heap_referrers(struct heap *h, uint64_t address, struct step *s
 	for (uint64_t block = 0; block < h->n_blocks && count < room; block++) {
 		if (h->state[block] == FREE || block == (uint64_t)wanted)
 			continue;
-		uint64_t start = h->address[block], size = heap_block_size(h, block), word;
-		for (uint64_t at = start; at + 8 <= start + size && count < room; at += 8)
-			if (heap_word(h, at, &word) && word >= first && word < last)
-				steps[count++] = (struct step){.address = start, .size = size, .held_at = at, .interior = word != first};
+		uint64_t start = h->address[block], size = heap_block_size(h, block), words, word;
+		const uint8_t *bytes;
+		for (uint64_t at = start; count < room && (words = heap_words(h, &at, start + size, &bytes)); at += 8 * words)
+			for (uint64_t i = 0; i < words && count < room; i++) {
+				memcpy(&word, bytes + 8 * i, 8);
+				if (word >= first && word < last)
+					steps[count++] = (struct step){.address = start, .size = size, .held_at = at + 8 * i, .interior = word != first};
+			}
 	}
 	return (int64_t)count;
 }

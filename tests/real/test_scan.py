@@ -50,6 +50,7 @@ def test_arenas_of_threads(build: Build, start: Start, leakline: Leakline) -> No
         "mmapped-aligned",
         "aligned",
         "sbrk",
+        "sbrk-top",
         "read-only",
         "no-access",
         "shared",

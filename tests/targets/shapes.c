@@ -54,6 +54,16 @@ __attribute__((noinline)) static void make(const char *mode)
 				held[i] = NULL;
 			}
 		}
+	if (!strcmp(mode, "sbrk-top")) { /* the blocks behind our own sbrk are free again: only the top chunk lies there */
+		for (int i = 0; i < COUNT; i++) {
+			memset(malloc(1000), 1, 1000);
+			held[i] = malloc(1000);
+		}
+		memset(sbrk(5000), 0x21, 5000);
+		void *behind = malloc(120000);
+		memset(behind, 1, 120000);
+		free(behind);
+	}
 	if (!strcmp(mode, "read-only")) {
 		elsewhere = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		for (int i = 0; i < COUNT; i++) {

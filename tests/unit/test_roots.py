@@ -46,6 +46,56 @@ def test_three_words_that_only_look_like_bounds() -> None:
     assert stack_bounds(thread, lambda _a, n: words[:n]) == (tp - 0x7FF6C0, tp + 0x940)
 
 
+def test_a_small_number_before_a_pointer_into_the_descriptor_is_no_stack() -> None:
+    words, tp = [0] * 512, 0x7F176FFFF6C0
+    words[100:103] = [2, tp + 0x900, 0]
+    assert stack_bounds(ThreadStack(stack_pointer=tp - 0x2000, thread_pointer=tp), lambda _a, n: words[:n]) is None
+
+
+def test_a_ring_of_many_heads_is_not_followed_from_each() -> None:
+    """A program can write what it likes into its descriptors: here a ring of nodes that are none, beside rings as long."""
+    tp, tid, offset, count = 0x10000, 77, 0x2C0, 3000
+    nodes = [tp + offset, *(0x100000 + 16 * index for index in range(count))]
+    memory = {tp: tp, tp + 16: tp, tp + offset + 16: tid}
+    for before, node in zip([nodes[-1], *nodes], nodes, strict=False):
+        memory[before], memory[node + 8] = node, before
+    reads = 0
+
+    def words(address: int, length: int) -> list[int]:
+        nonlocal reads
+        reads += 1
+        return [memory.get(address + 8 * index, 0) for index in range(length)]
+
+    assert ended_stacks([(tid, tp)], words) == {}
+    assert reads < 5 * count
+
+
+def test_long_rings_beside_the_list_of_threads_are_not_all_followed() -> None:
+    """As if each place where a list's head may lie were one: of as many nodes as there can be."""
+    tp, tid, offset, head = 0x10000, 77, 0x2C0, 0x200000
+    memory = {tp: tp, tp + 16: tp, tp + offset + 16: tid, tp + offset: head, tp + offset + 8: head}
+    memory |= {head: tp + offset, head + 8: tp + offset}
+    reads = 0
+
+    def word(address: int) -> int:
+        if address in memory:
+            return memory[address]
+        if 0x1F0000 <= address < 0x210000:  # heads
+            return address << 20 if address % 16 == 0 else 0
+        node, place = address & ~15, address & 15
+        if place == 0:
+            return node + 16
+        return node - 16 if node & 0xFFFFF else node >> 20
+
+    def words(address: int, length: int) -> list[int]:
+        nonlocal reads
+        reads += 1
+        return [word(address + 8 * index) for index in range(length)]
+
+    assert ended_stacks([(tid, tp)], words) == {}
+    assert reads < 200_000
+
+
 def test_the_first_thread_has_no_bounds_there() -> None:
     """Its struct pthread says: block 0, and as size the address of the stack's end."""
     words = [0] * 512

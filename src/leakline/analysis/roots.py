@@ -14,7 +14,7 @@ from leakline.model.ranges import Range
 
 RED_ZONE = 128  # System V ABI for x86-64, 3.2.2
 _PTHREAD_WORDS = 512
-_SMALLEST_STACK = 8192
+_SMALLEST_STACK, _LARGEST_STACK = 8192, 1 << 40
 _MOST_ABOVE = 1 << 16
 _MOST_THREADS = 1 << 16
 _PAGE = 4096
@@ -42,7 +42,7 @@ def stack_bounds(thread: ThreadStack, words: Callable[[int, int], Sequence[int]]
     for index in range(len(found) - 2):
         start, size, guard = found[index : index + 3]
         # The first thread has no block of its own here: its start is 0.
-        if not start or size < _SMALLEST_STACK or start + size > 1 << 47 or guard > size:
+        if not start or not _SMALLEST_STACK <= size <= _LARGEST_STACK or start + size > 1 << 47 or guard > size:
             continue
         # The thread's own descriptor lies at the very end of its stack (nptl/allocatestack.c).
         if start <= thread.thread_pointer < start + size <= thread.thread_pointer + _MOST_ABOVE and guard % 4096 == 0:
@@ -68,15 +68,18 @@ def ended_stacks(threads: Iterable[tuple[int, int]], words: Callable[[int, int],
     found: dict[int, Range] = {}
     if not start:
         return found
-    known = [node for node in _ring(start + offset, words) or () if not _is_descriptor(node - offset, words)]
-    for head in {head for node in known for head in _heads_around(node, words)}:
-        for node in _ring(head, words) or ():
+    known = [node for node in _ring(start + offset, words, set()) or () if not _is_descriptor(node - offset, words)]
+    if len(known) != 1:
+        return found
+    seen: set[int] = set()
+    for head in _heads_around(known[0], words):
+        for node in _ring(head, words, seen) or ():
             descriptor = node - offset
-            if not _is_descriptor(descriptor, words):
+            tid = next(iter(words(node + 16, 1)), 1) & 0xFFFFFFFF
+            if 0 < tid < 1 << 31 or not _is_descriptor(descriptor, words):
                 continue
-            tid = next(iter(words(descriptor + offset + 16, 1)), 1) & 0xFFFFFFFF
             bounds = stack_bounds(ThreadStack(stack_pointer=0, thread_pointer=descriptor), words)
-            if (tid == 0 or tid >= 1 << 31) and bounds is not None:
+            if bounds is not None:
                 found[descriptor] = bounds
     return found
 
@@ -109,14 +112,25 @@ def _is_descriptor(address: int, words: Callable[[int, int], Sequence[int]]) -> 
     return len(found) == 3 and found[0] == address == found[2]
 
 
-def _ring(first: int, words: Callable[[int, int], Sequence[int]]) -> list[int] | None:
-    """The nodes of a circular list; None if it is none."""
+def _ring(first: int, words: Callable[[int, int], Sequence[int]], seen: set[int]) -> list[int] | None:
+    """The nodes of a circular list; None if it is none.
+
+    Args:
+        first: a node.
+        words: reads (address, count) words of the target.
+        seen: nodes of rings and of what began as one, from earlier calls: none is followed again, and only so many are in all.
+
+    """
+    if first in seen:
+        return None
     nodes, before, node = [first], first, next(iter(words(first, 1)), 0)
+    seen.add(first)
     while node != first:
         links = words(node, 2)
-        if len(links) < 2 or links[1] != before or len(nodes) > _MOST_THREADS:
+        if len(links) < 2 or links[1] != before or node in seen or len(seen) > _MOST_THREADS:
             return None
         nodes.append(node)
+        seen.add(node)
         before, node = node, links[0]
     return nodes
 

@@ -16,7 +16,8 @@ def subtract(ranges: Iterable[Range], without: Iterable[Range]) -> list[Range]:
         while first < len(holes) and holes[first][1] <= start:
             first += 1
         at = start
-        for hole_start, hole_end in holes[first:] if first < len(holes) and holes[first][0] < end else ():
+        for index in range(first, len(holes)):
+            hole_start, hole_end = holes[index]
             if hole_start >= end:
                 break
             if hole_start > at:

@@ -11,12 +11,12 @@ from typing import Literal, Self
 
 import msgspec
 
-from leakline.errors import LeaklineError
+from leakline.errors import LeaklineError, NotPossible
 from leakline.native.parts import load_heap_library
 
 PAGE = mmap.PAGESIZE
-WalkEnd = Literal["end", "fencepost", "corrupt", "not copied", "out of memory"]
-_WALK_ENDS: tuple[WalkEnd, ...] = ("end", "fencepost", "corrupt", "not copied", "out of memory")
+WalkEnd = Literal["end", "fencepost", "corrupt", "not copied"]
+_WALK_ENDS: tuple[WalkEnd, ...] = ("end", "fencepost", "corrupt", "not copied")
 UNREACHED, POSSIBLE, REACHABLE, INDIRECT, FREE = range(5)
 WhyNot = Literal["not reached", "no block", "free"]
 _WHY_NOT: dict[int, WhyNot] = {0: "not reached", -1: "no block", -2: "free"}
@@ -112,6 +112,13 @@ class Walk(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int
     free_bytes: int
     end: WalkEnd
+
+
+class TcachesFound(msgspec.Struct, frozen=True, kw_only=True):
+    """How many caches of threads there are, and how many of them have a broken list."""
+
+    count: int
+    damaged: int
 
 
 class RawLostBlock(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,7 +240,7 @@ class Heap:
         self._library.leakline_heap_new.restype = ctypes.c_void_p
         self._heap = ctypes.c_void_p(self._library.leakline_heap_new(self._segments, ctypes.c_size_t(len(copy.runs))))
         if not self._heap:
-            raise MemoryError
+            raise _no_memory()
 
     def __enter__(self) -> Self:
         return self
@@ -245,6 +252,8 @@ class Heap:
         """Add the chunks from first to end."""
         result = _WalkResult()
         self._library.leakline_heap_walk(self._heap, ctypes.c_uint64(first), ctypes.c_uint64(end), ctypes.byref(result))
+        if result.end >= len(_WALK_ENDS):
+            raise _no_memory()
         return Walk(
             stopped_at=result.stopped_at,
             blocks=result.blocks,
@@ -267,29 +276,31 @@ class Heap:
         arguments = (ctypes.c_uint64(start), ctypes.c_uint64(end), ctypes.c_uint64(PAGE), found, ctypes.c_size_t(room))
         count = function(self._heap, *arguments)
         if count < 0:
-            raise MemoryError
+            raise _no_memory()
         return [(found[i].start, found[i].end) for i in range(count)]
 
     def index(self) -> None:
         """Make blocks findable by address."""
         status = self._library.leakline_heap_index(self._heap)
         if status == -1:
-            raise MemoryError
+            raise _no_memory()
         if status:
             raise LeaklineError("two areas of the heap overlap")
 
-    def tcaches(self, layout: TcacheLayout) -> int:
-        """Take out what the threads' caches hold; returns how many caches there are."""
+    def tcaches(self, layout: TcacheLayout) -> TcachesFound | None:
+        """Take out what the threads' caches hold; None where too many blocks look like one to tell them apart."""
         raw = _TcacheLayout(**{name: getattr(layout, name) for name in layout.__struct_fields__})
         function = self._library.leakline_heap_tcaches
         function.restype = ctypes.c_int64
-        return int(function(self._heap, ctypes.byref(raw)))
+        damaged = ctypes.c_uint64()
+        count = function(self._heap, ctypes.byref(raw), ctypes.byref(damaged))
+        return None if count < 0 else TcachesFound(count=count, damaged=damaged.value)
 
-    def fastbin(self, head: int, *, mangled: bool) -> int | None:
-        """Take out what a fastbin holds; returns how many blocks, None for a broken list."""
+    def fastbin(self, head: int, chunk_size: int, *, mangled: bool) -> int | None:
+        """Take out what a fastbin for chunks of a size holds; returns how many blocks, None for a broken list."""
         function = self._library.leakline_heap_fastbin
         function.restype = ctypes.c_int64
-        count = function(self._heap, ctypes.c_uint64(head), ctypes.c_int(mangled))
+        count = function(self._heap, ctypes.c_uint64(head), ctypes.c_uint64(chunk_size), ctypes.c_int(mangled))
         return None if count < 0 else int(count)
 
     def mark(
@@ -310,7 +321,7 @@ class Heap:
         """
         modules = _Modules(_ranges(files), len(files), _ranges(code), len(code))
         if self._library.leakline_heap_mark(self._heap, *_places(roots, values), ctypes.byref(modules)):
-            raise MemoryError
+            raise _no_memory()
 
     def path(self, address: int, roots: Sequence[tuple[int, int]], values: Sequence[int]) -> list[RawStep] | WhyNot:
         """The shortest path from a root to the block that holds the address, the block first; or why there is none."""
@@ -320,7 +331,7 @@ class Heap:
         room = ctypes.c_size_t(_MOST_STEPS)
         count = int(function(self._heap, *_places(roots, values), ctypes.c_uint64(address), steps, room))
         if count == _NO_MEMORY:
-            raise MemoryError
+            raise _no_memory()
         return _WHY_NOT[count] if count <= 0 else _steps(steps, count)
 
     def referrers(self, address: int) -> list[RawStep]:
@@ -386,6 +397,10 @@ def _steps(steps: ctypes.Array[_Step], count: int) -> list[RawStep]:
         RawStep(address=s.address, size=s.size, held_at=s.held_at, is_value=bool(s.is_value), interior=bool(s.interior))
         for s in steps[: max(count, 0)]
     ]
+
+
+def _no_memory() -> NotPossible:
+    return NotPossible("no memory left to judge the heap", hint="Run it where there is more memory, or when there is.")
 
 
 def _ranges(ranges: Sequence[tuple[int, int]]) -> ctypes.Array[_Range]:

@@ -6,6 +6,8 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from leakline.errors import NotPossible
 from leakline.native.heap import MemoryCopy
 from leakline.session.process_libc import find_libc
@@ -128,7 +130,7 @@ class Imager:
             buffer = self._buffer(_size(runs) + shmem_size(vmas))
             copied = memory.copy(runs, buffer)
             held = kernel_pointers(self._procfs.root, self.pid, epoll_descriptors(self._procfs.root, self.pid))
-            return self._image(memory, vmas, buffer, copied, threads, held, 0)
+            return msgspec.structs.replace(self._image(memory, vmas, buffer, copied, threads, held, 0), ran_on=True)
 
     def _image(
         self,
@@ -167,9 +169,9 @@ class Imager:
             raise NotPossible(f"no memory for a copy of process {self.pid}: {size >> 20} MiB", hint=hint) from error
 
     def _busy(self, threads: Sequence[ThreadState], vmas: Sequence[Vma]) -> bool:
-        """Whether a thread runs libc's own code, which may be malloc's: its lists are best looked at when nobody changes them."""
+        """Whether a thread may be amid malloc: its lists are best looked at when nobody changes them."""
         code = [vma for vma in vmas if (vma.device, vma.inode) == self._libc and "x" in vma.perms]
-        return any(not t.in_system_call and any(t.instruction_pointer in vma for vma in code) for t in threads)
+        return any(thread.may_be_in_malloc(code) for thread in threads)
 
     def _require_short(self, memory: RemoteMemory, runs: Sequence[Range], buffer: mmap.mmap, longest: float) -> None:
         """Refuse, before anything stops, a copy that would take longer: some of it is copied from the running process to tell."""

@@ -15,7 +15,7 @@ from leakline.model.heap import BlockGroup, BlockTotal, Census, HeapScan, LeakKi
 from leakline.model.ranges import Range, subtract
 from leakline.native.heap import INDIRECT, POSSIBLE, REACHABLE, UNREACHED, Heap
 from leakline.session.explaining import explain
-from leakline.sources.allocators.glibc import Arena, add_blocks, find_arenas, find_main_arena
+from leakline.sources.allocators.glibc import Arena, Moment, add_blocks, find_arenas, find_main_arena
 from leakline.sources.remote_memory import holds_pointers
 
 if TYPE_CHECKING:
@@ -132,13 +132,20 @@ def _arenas(image: HeapImage) -> tuple[list[Arena], list[str]]:
     # libc's .bss is anonymous memory right behind its .data, where main_arena lies.
     main = find_main_arena(image.copy, image.version.arena, filter(image.is_libc, image.vmas))
     if main is not None:
-        return find_arenas(image.copy, image.version.arena, main, list(image.vmas))
+        return find_arenas(image.copy, image.version.arena, main, list(image.vmas), moment=_moment(image))
     if any(vma.path == "[heap]" for vma in image.vmas):
         raise NotPossible(
             f"the heap of process {image.pid} was not found in its {image.allocator}",
             hint="Either it has not called malloc yet, or its allocator is one that leakline does not know.",
         )
     return [], []
+
+
+def _moment(image: HeapImage) -> Moment:
+    if image.ran_on:
+        return "running"
+    code = [vma for vma in image.vmas if image.is_libc(vma) and "x" in vma.perms]
+    return "at work" if len(image.threads) == 1 and image.threads[0].may_be_in_malloc(code) else "at rest"
 
 
 def _roots(image: HeapImage, dead: Sequence[Range]) -> list[Range]:

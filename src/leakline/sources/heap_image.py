@@ -30,6 +30,8 @@ class HeapImage(msgspec.Struct, frozen=True, kw_only=True):
     """CLOCK_MONOTONIC, when it was complete."""
     stopped_ns: int
     """How long the threads stood still for it."""
+    ran_on: bool = False
+    """Whether it was copied while they ran on: what belongs together may not fit together."""
 
     @property
     def allocator(self) -> str:

@@ -19,13 +19,16 @@ from leakline.errors import NotPossible, PermissionNeeded, TargetGone
 from leakline.native.stopping import Stopped, Stopper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from leakline.model.vma import Vma
     from leakline.sources.procfs import ProcFs
 
 # struct user_regs_struct of x86-64 (arch/x86/include/asm/user_64.h), in words.
 _ORIG_RAX, _RIP, _RSP, _FS_BASE = 15, 16, 19, 21
 _MOST_URGENT = -20
+# munmap and brk (arch/x86/entry/syscalls/syscall_64.tbl): malloc notes what is left when they have returned.
+_OF_MALLOC = 11, 12
 
 
 class ThreadState(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +64,17 @@ class ThreadState(msgspec.Struct, frozen=True, kw_only=True):
     def in_system_call(self) -> bool:
         """Whether it was stopped in a system call, and not while it ran code of its own."""
         return self.registers[_ORIG_RAX] < 1 << 63
+
+    def may_be_in_malloc(self, libc: Iterable[Vma]) -> bool:
+        """Whether it runs libc's own code, or changes the break or unmaps memory, as malloc does with its lists half written.
+
+        Args:
+            libc: mappings of libc's code.
+
+        """
+        if self.in_system_call:
+            return self.registers[_ORIG_RAX] in _OF_MALLOC
+        return any(self.instruction_pointer in vma for vma in libc)
 
 
 def _words(data: bytes) -> tuple[int, ...]:

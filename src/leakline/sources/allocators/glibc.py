@@ -5,14 +5,15 @@ Sources: malloc/malloc.c and malloc/arena.c of glibc 2.28, 2.30, 2.31, 2.32, 2.3
 
 from __future__ import annotations
 
+import bisect
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from leakline.errors import LeaklineError, NotPossible, NotSupported
 from leakline.model.ranges import subtract
-from leakline.native.heap import TcacheLayout
+from leakline.native.heap import PAGE, TcacheLayout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +27,14 @@ OLDEST, NEWEST = (2, 28), (2, 43)
 _FASTBINS, _BIN_COUNT = 0x10, 127
 _HEAP_MAX = 64 << 20
 _MOST_ARENAS = 65536
+_MOST_GAPS = 65536
+_PREV_INUSE, _FLAGS, _ALIGN, _MINSIZE = 1, 7, 16, 32
+_MUTEX = 0xFFFFFFFF  # the first word of struct malloc_state begins with it: 0 when it is free
+
+
+Moment = Literal["at rest", "at work", "running"]
+"""When a process was copied: `at work` is that its only thread may have been amid malloc, which then takes no lock (one of several
+threads holds that of its arena, where a bin may be half linked); `running`, that it ran on, so that nothing need fit together."""
 
 
 class ArenaLayout(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,9 +126,11 @@ class Arena(msgspec.Struct, frozen=True, kw_only=True):
     top_size: int
     fastbins: tuple[int, ...]
     heaps: tuple[tuple[int, int], ...]
-    """(first chunk, end) of each run of chunks; the newest ends at the top chunk."""
+    """(first chunk, end) of each run of chunks, the newest first: it ends at the top chunk, an older one at a fencepost."""
     memory: tuple[tuple[int, int], ...]
     """All address ranges that belong to the arena, its bookkeeping included."""
+    begins: bool
+    """Whether its memory surely begins with a chunk: before malloc's first call sbrk may have been somebody else's."""
 
 
 class HeapLayout(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,8 +156,6 @@ def _broken_bins(copy: MemoryCopy, first: int) -> int | None:
         here, forward, backward = first + 16 * index - 16, bins[2 * index], bins[2 * index + 1]
         if forward == backward == here:
             continue
-        if not forward or not backward or forward % 16 or backward % 16:
-            return None
         broken += copy.word(forward + 24) != here or copy.word(backward + 16) != here
         if broken > 2:
             return None
@@ -156,8 +165,8 @@ def _broken_bins(copy: MemoryCopy, first: int) -> int | None:
 def find_main_arena(copy: MemoryCopy, layout: ArenaLayout, libc: Iterable[Vma]) -> int | None:
     """The address of main_arena in libc's data; None if malloc was never called (its bins are zero until then).
 
-    One bin may be broken, where a thread was stopped while it linked a chunk in. An address near the true one may look nearly
-    as good: the best one is taken.
+    One bin may be broken, where a thread was stopped while it linked a chunk in, or the link to the next arena. An address near
+    the true one may look nearly as good, but has no such link: the best one is taken.
     """
     best: tuple[int, int] | None = None
     for vma in libc:
@@ -168,7 +177,10 @@ def find_main_arena(copy: MemoryCopy, layout: ArenaLayout, libc: Iterable[Vma]) 
                 # Bins that are rarely all in use at once: a quick look before the whole check.
                 if any(words[bins + 2 * b] == first + 16 * b - 16 for b in range(0, _BIN_COUNT - 1, 7)):
                     broken = _broken_bins(copy, first)
-                    if broken is not None and (best is None or broken < best[0]):
+                    if broken is None:
+                        continue
+                    broken += _successor(copy, layout, start + 8 * index) is None
+                    if best is None or broken < best[0]:
                         best = broken, start + 8 * index
     return None if best is None or best[0] > 1 else best[1]
 
@@ -178,86 +190,141 @@ def main_top(copy: MemoryCopy, layout: ArenaLayout, main_arena: int) -> int | No
     return copy.word(main_arena + layout.top)
 
 
-def _main_heap(
-    copy: MemoryCopy, layout: ArenaLayout, address: int, vmas: list[Vma]
-) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+def _successor(copy: MemoryCopy, layout: ArenaLayout, address: int) -> int | None:
+    """The arena that an arena leads to; None if it cannot be one."""
+    following = copy.word(address + layout.next)
+    return following if following and following % 8 == 0 else None
+
+
+class _Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """What an arena serves chunks from."""
+
+    runs: tuple[tuple[int, int], ...]
+    memory: tuple[tuple[int, int], ...]
+    end: int
+    """Where the newest heap ends, and with it the top chunk."""
+    whole: bool = True
+    """Whether all heaps were found."""
+
+
+def _main_heap(copy: MemoryCopy, layout: ArenaLayout, address: int, vmas: list[Vma]) -> _Memory:
     top = copy.word(address + layout.top) or 0
     brk = [vma for vma in vmas if vma.path == "[heap]"]
     if not brk or not brk[0].start <= top < brk[-1].end:
-        return (), ()
-    return ((brk[0].start, top),), ((brk[0].start, brk[-1].end),)
+        return _Memory(runs=(), memory=(), end=0, whole=not brk and not copy.word(address + layout.system_mem))
+    start, end = brk[0].start, brk[-1].end
+    header = copy.word(top + 8) or 0
+    # Others may have called sbrk since: then the top chunk ends earlier, at a page (sysmalloc asserts that).
+    own = top + (header & ~_FLAGS)
+    return _Memory(runs=((start, top),), memory=((start, end),), end=own if own <= end and own % PAGE == 0 else end)
 
 
-def _thread_heaps(
-    copy: MemoryCopy, layout: ArenaLayout, arena: int, vmas: list[Vma]
-) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+def _thread_heaps(copy: MemoryCopy, layout: ArenaLayout, arena: int, vmas: list[Vma]) -> _Memory:
     """The 64 MiB-aligned heap_infos of a thread's arena, newest first: {arena, previous heap, size, ...}."""
-    first = arena & ~(_HEAP_MAX - 1)
-    info = arena - first
+    oldest = arena & ~(_HEAP_MAX - 1)
     top = copy.word(arena + layout.top) or 0
-    heap = top & ~(_HEAP_MAX - 1)
-    runs, memory = [], []
-    end = top
-    while heap:
+    heap = newest = top & ~(_HEAP_MAX - 1)
+    runs: list[tuple[int, int]] = []
+    memory: list[tuple[int, int]] = []
+    newest_end = 0
+    seen: set[int] = set()
+    while True:
         words = copy.words(heap, 3)
-        if len(words) < 3 or words[0] != arena or words[2] > _HEAP_MAX:
-            raise ValueError
-        start = arena + layout.size if heap == first else heap + info
-        runs.append(((start + 15) & ~15, end if heap == top & ~(_HEAP_MAX - 1) else heap + words[2]))
-        mapped = next((vma.end for vma in vmas if heap in vma), heap + words[2])
+        start = (arena + layout.size if heap == oldest else heap + arena - oldest) + 15 & ~15
+        end = heap + words[2] if len(words) == 3 else 0
+        if end <= start or words[0] != arena or words[2] > _HEAP_MAX or heap in seen:
+            return _Memory(runs=tuple(runs), memory=tuple(memory), end=newest_end, whole=False)
+        seen.add(heap)
+        runs.append((start, top if heap == newest else end))
+        newest_end = newest_end or end
+        index = bisect.bisect_right(vmas, heap, key=lambda vma: vma.start) - 1
+        mapped = vmas[index].end if index >= 0 and heap in vmas[index] else end
         memory.append((heap, min(mapped, heap + _HEAP_MAX)))
-        heap, end = words[1], 0
-        if len(runs) > _MOST_ARENAS:
-            raise ValueError
-    return tuple(runs), tuple(memory)
+        if heap == oldest:
+            return _Memory(runs=tuple(runs), memory=tuple(memory), end=newest_end, whole=not words[1])
+        heap = words[1]
 
 
-def find_arenas(copy: MemoryCopy, layout: ArenaLayout, main_arena: int, vmas: list[Vma]) -> tuple[list[Arena], list[str]]:
-    """The main arena and those of threads, which form a circle; and what was broken."""
+def _top_size(copy: MemoryCopy, top: int, end: int, *, busy: bool) -> int | None:
+    """The size of a top chunk that reaches to the end, or None: malloc itself aborts on any other (sysmalloc).
+
+    A thread that is at work moves the end first, and then sets the size.
+    """
+    header = copy.word(top + 8)
+    if header is None or top % _ALIGN or not header & _PREV_INUSE or end - top < _MINSIZE:
+        return None
+    return end - top if top + (header & ~_FLAGS) == end or busy else None
+
+
+def find_arenas(
+    copy: MemoryCopy, layout: ArenaLayout, main_arena: int, vmas: list[Vma], *, moment: Moment = "at rest"
+) -> tuple[list[Arena], list[str]]:
+    """The main arena and those of threads, which form a circle; and what was broken.
+
+    Args:
+        copy: the process.
+        layout: the form of its arenas.
+        main_arena: address of the first.
+        vmas: its mappings.
+        moment: when it was copied.
+
+    """
     arenas: list[Arena] = []
     problems: list[str] = []
     visited: set[int] = set()
-    address = main_arena
-    while address and len(arenas) < _MOST_ARENAS:
+    address: int | None = main_arena
+    while address is not None and len(arenas) < _MOST_ARENAS:
         if address in visited:
             problems.append(f"the arena at {address:#x} is corrupt: it is its own successor")
             break
         visited.add(address)
-        try:
-            heaps, memory = (_main_heap if address == main_arena else _thread_heaps)(copy, layout, address, vmas)
-        except ValueError:
-            problems.append(f"the arena at {address:#x} is corrupt: its heaps do not belong together")
-            break
-        top = copy.word(address + layout.top) or 0
-        header = copy.word(top + 8) if heaps else None
-        if (
-            address == main_arena
-            and not heaps
-            and (copy.word(address + layout.system_mem) or any(v.path == "[heap]" for v in vmas))
-        ):
-            problems.append("the main arena does not end in [heap], as where sbrk failed once: its blocks were not read")
-        arenas.append(
-            Arena(
-                address=address,
-                top=top,
-                top_size=(header or 0) & ~7,
-                fastbins=copy.words(address + _FASTBINS, layout.fastbin_count),
-                heaps=heaps,
-                memory=(*memory, (address, address + layout.size)),
+        main = address == main_arena
+        found = (_main_heap if main else _thread_heaps)(copy, layout, address, vmas)
+        corrupt = f"the arena at {address:#x} is corrupt"
+        if not found.whole:
+            problems.append(
+                "the main arena does not end in [heap], as where sbrk failed once: its blocks were not read"
+                if main
+                else f"{corrupt}: its heaps do not belong together"
             )
-        )
-        following = copy.word(address + layout.next)
-        if following is None or following % 8:
-            problems.append(f"the arena at {address:#x} is corrupt: it has no successor")
-            break
-        address = 0 if following == main_arena else following
+        busy = moment != "at rest" or bool((copy.word(address) or 0) & _MUTEX)
+        broken = _broken_bins(copy, address + layout.bins)
+        if moment != "running" and (broken is None or broken > busy):
+            problems.append(f"{corrupt}, or a thread was at work in it: its bins do not hold together")
+        runs = list(found.runs)
+        top = copy.word(address + layout.top) or 0
+        size = _top_size(copy, top, found.end, busy=busy) if runs else 0
+        if size is None:
+            problems.append(f"{corrupt}: its top chunk does not reach the end of its heap")
+            # The walk tells how far its chunks go.
+            runs[0], top, size = (runs[0][0], found.end), found.end, 0
+        if runs or main:
+            arenas.append(
+                Arena(
+                    address=address,
+                    top=top,
+                    top_size=size,
+                    fastbins=copy.words(address + _FASTBINS, layout.fastbin_count),
+                    heaps=tuple(runs),
+                    memory=(*found.memory, (address, address + layout.size)),
+                    begins=not main or not runs or found.end - (copy.word(address + layout.system_mem) or 0) == runs[0][0],
+                )
+            )
+        following = _successor(copy, layout, address)
+        if following is None:
+            problems.append(f"{corrupt}: it has no successor")
+        address = None if following == main_arena else following
     return arenas, problems
 
 
-def _walk(heap: Heap, first: int, end: int, problems: list[str], *, main: bool) -> tuple[int, list[tuple[int, int]]]:
+def _walk(
+    heap: Heap, first: int, end: int, problems: list[str], *, main: bool, begins: bool, older: bool
+) -> tuple[int, list[tuple[int, int]]]:
     """Walk a run of chunks; returns free bytes, and the gaps that are no heap, or could not be read as one.
 
-    In the main arena others may have called sbrk: before malloc first did, or in between, behind a fencepost.
+    In the main arena others may have called sbrk: before malloc first did, or in between, behind a fencepost. Behind that may be
+    nothing but the top chunk, where the others were joined with it.
+    An older heap of a thread's arena ends in one, of 16 to 48 bytes.
     """
     free: int = 0
     gaps: list[tuple[int, int]] = []
@@ -265,21 +332,22 @@ def _walk(heap: Heap, first: int, end: int, problems: list[str], *, main: bool) 
     while first < end:
         walk = heap.walk(first, end)
         free += walk.free_bytes
-        if walk.end == "out of memory":
-            raise MemoryError
-        if walk.end == "end" or (walk.end == "fencepost" and not main):
+        if walk.end == "fencepost" and older and end - walk.stopped_at <= 48:
             break
-        stop = walk.stopped_at + 32 if walk.end == "fencepost" else walk.stopped_at
-        following = heap.resume(stop, end) if main and (walk.end == "fencepost" or stop == begin) else None
-        if following is not None:
-            gaps.append((stop, following))
-            first = following
-            continue
+        if walk.end == "end" and not older:
+            break
+        fence = walk.end == "fencepost" and main
+        stop = walk.stopped_at + 32 if fence else walk.stopped_at
+        at_once = walk.stopped_at == begin
+        following = heap.resume(stop, end) if main and (fence or at_once) and len(gaps) < _MOST_GAPS else None
+        if following == end and fence and stop % PAGE:
+            following = None  # not where malloc once set the end of its memory: nothing says that only the top lies behind
         # What cannot be read as a heap stays a root: it may hold the only pointer to a block.
-        gaps.append((stop, end))
-        where = "could not be read" if walk.end == "not copied" else "is corrupt"
-        problems.append(f"the heap {where} at {stop:#x}: the {end - stop} bytes behind were not judged")
-        break
+        gaps.append((stop, following or end))
+        if following is None or (begins and at_once):
+            where = "could not be read" if walk.end == "not copied" else "is corrupt"
+            problems.append(f"the heap {where} at {stop:#x}: the {(following or end) - stop} bytes behind were not judged")
+        first = following or end
     return free, gaps
 
 
@@ -290,8 +358,8 @@ def add_blocks(heap: Heap, version: GlibcVersion, arenas: list[Arena], vmas: lis
     free = 0
     for number, arena in enumerate(arenas):
         gaps: list[tuple[int, int]] = []
-        for first, end in arena.heaps:
-            more, found = _walk(heap, first, end, problems, main=number == 0)
+        for age, (first, end) in enumerate(arena.heaps):
+            more, found = _walk(heap, first, end, problems, main=number == 0, begins=arena.begins, older=age > 0)
             free += more
             gaps += found
         if number == 0 and arena.heaps:
@@ -299,21 +367,27 @@ def add_blocks(heap: Heap, version: GlibcVersion, arenas: list[Arena], vmas: lis
             gaps.append((arena.top + max(arena.top_size, 16), arena.memory[0][1]))
         bookkeeping += subtract(arena.memory, gaps)
         free += arena.top_size
-    taken = sorted(bookkeeping)
-    for vma in vmas:
-        if vma.is_file or vma.is_shared or not (vma.path is None or vma.path.startswith("[anon: glibc: malloc")):
-            continue
-        # The kernel joins neighbours: one mapping may hold an arena's heap and mmapped chunks.
-        for start, end in subtract([(vma.start, vma.end)], taken):
-            bookkeeping += heap.mmapped(start, end)
+    anonymous = [
+        (vma.start, vma.end)
+        for vma in vmas
+        if not (vma.is_file or vma.is_shared) and (vma.path is None or vma.path.startswith("[anon: glibc: malloc"))
+    ]
+    # The kernel joins neighbours: one mapping may hold an arena's heap and mmapped chunks.
+    for start, end in subtract(anonymous, (piece for arena in arenas for piece in arena.memory)):
+        bookkeeping += heap.mmapped(start, end)
     try:
         heap.index()
     except LeaklineError as error:
         raise NotPossible(
             f"the heap is corrupt: {error.message}", hint="valgrind can find what writes where it must not."
         ) from error
-    heap.tcaches(version.tcache)
+    tcaches = heap.tcaches(version.tcache)
+    if tcaches is None:
+        problems.append("too many blocks look like a thread's cache: some that are free may be called lost")
+    elif tcaches.damaged:
+        problems.append(f"{tcaches.damaged} caches of threads are corrupt: some blocks that are free may be called lost")
     for arena in arenas:
-        broken = [head for head in arena.fastbins if heap.fastbin(head, mangled=version.mangles_links) is None]
+        sizes_and_heads = enumerate(arena.fastbins, 2)
+        broken = [head for size, head in sizes_and_heads if heap.fastbin(head, 16 * size, mangled=version.mangles_links) is None]
         problems += [f"a fastbin of the arena at {arena.address:#x} is corrupt"] if broken else []
     return HeapLayout(bookkeeping=tuple(bookkeeping), free_bytes=free + heap.freed(), problems=tuple(problems))
