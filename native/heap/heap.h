@@ -81,7 +81,9 @@ struct heap {
 	uint8_t *failed; /* while resuming: bit per granule of [failed_from, failed_end) where a walk fails */
 	uint64_t failed_from, failed_end;
 	uint64_t patience; /* links that may still be followed to tell tcaches from what looks like one */
-	struct modules modules; /* while marking */
+	struct modules modules;   /* while marking */
+	const struct range *dead; /* memory that holds only left-overs, within blocks too; sorted, apart from each other */
+	size_t n_dead;
 };
 
 const uint8_t *heap_bytes_elsewhere(struct heap *h, uint64_t address, uint64_t *available);
@@ -186,8 +188,8 @@ static inline int64_t heap_find(struct heap *h, uint64_t address, int *interior)
 	return (int64_t)block;
 }
 
-/* Whether the address lies in one of the ranges, which are sorted. */
-static inline int heap_lies_in(const struct range *ranges, size_t count, uint64_t address)
+/* Index of the first of the ranges, which are sorted, that ends behind the address. */
+static inline size_t heap_first_behind(const struct range *ranges, size_t count, uint64_t address)
 {
 	size_t low = 0, high = count;
 	while (low < high) {
@@ -197,7 +199,24 @@ static inline int heap_lies_in(const struct range *ranges, size_t count, uint64_
 		else
 			high = middle;
 	}
-	return low < count && ranges[low].start <= address;
+	return low;
+}
+
+/* Whether the address lies in one of the ranges, which are sorted. */
+static inline int heap_lies_in(const struct range *ranges, size_t count, uint64_t address)
+{
+	size_t first = heap_first_behind(ranges, count, address);
+	return first < count && ranges[first].start <= address;
+}
+
+/* Where memory that is not dead goes on, from `from` on; *stop is where that part of it ends, up to `end`. */
+static inline uint64_t heap_living(const struct heap *h, uint64_t from, uint64_t end, uint64_t *stop)
+{
+	size_t next = heap_first_behind(h->dead, h->n_dead, from);
+	if (next < h->n_dead && h->dead[next].start <= from)
+		from = h->dead[next++].end;
+	*stop = next < h->n_dead && h->dead[next].start < end ? h->dead[next].start : end;
+	return from;
 }
 
 #endif

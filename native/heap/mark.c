@@ -95,7 +95,7 @@ static void hang(struct heap *h, uint64_t pointer, uint32_t leader)
 }
 
 /* Words of memory that are aligned to 8 bytes; what was not copied holds no pointer. */
-static void scan(struct heap *h, uint64_t start, uint64_t end, int only_possible, int64_t leader)
+static void scan_part(struct heap *h, uint64_t start, uint64_t end, int only_possible, int64_t leader)
 {
 	const uint8_t *bytes;
 	for (uint64_t address = start, count; (count = heap_words(h, &address, end, &bytes)); address += 8 * count)
@@ -111,12 +111,25 @@ static void scan(struct heap *h, uint64_t start, uint64_t end, int only_possible
 		}
 }
 
+static void scan(struct heap *h, uint64_t start, uint64_t end, int only_possible, int64_t leader)
+{
+	for (uint64_t stop; (start = heap_living(h, start, end, &stop)) < end; start = stop)
+		scan_part(h, start, stop, only_possible, leader);
+}
+
 static void drain(struct heap *h, int64_t leader)
 {
 	while (h->stack_depth && !h->out_of_memory) {
 		uint64_t block = h->stack[--h->stack_depth], start = h->address[block];
 		scan(h, start, start + heap_block_size(h, block), h->state[block] == POSSIBLE, leader);
 	}
+}
+
+/* Leave memory out, which must stay there until `h` is freed. */
+void leakline_heap_leave_out(struct heap *h, const struct range *dead, size_t n)
+{
+	h->dead = dead;
+	h->n_dead = n;
 }
 
 /*

@@ -41,12 +41,14 @@ static void meet(struct search *s, uint64_t pointer, uint64_t held_at, int is_va
 static void look_through(struct search *s, uint64_t start, uint64_t end, int64_t holder)
 {
 	const uint8_t *bytes;
-	for (uint64_t address = start, count; !s->found && (count = heap_words(s->heap, &address, end, &bytes)); address += 8 * count)
-		for (uint64_t i = 0; i < count && !s->found; i++) {
-			uint64_t word;
-			memcpy(&word, bytes + 8 * i, 8);
-			meet(s, word, address + 8 * i, 0, holder);
-		}
+	for (uint64_t stop; (start = heap_living(s->heap, start, end, &stop)) < end; start = stop) {
+		for (uint64_t address = start, count; !s->found && (count = heap_words(s->heap, &address, stop, &bytes)); address += 8 * count)
+			for (uint64_t i = 0; i < count && !s->found; i++) {
+				uint64_t word;
+				memcpy(&word, bytes + 8 * i, 8);
+				meet(s, word, address + 8 * i, 0, holder);
+			}
+	}
 }
 
 static int64_t steps_to(const struct search *s, struct step *steps, size_t room)
@@ -121,7 +123,7 @@ int64_t leakline_heap_referrers(struct heap *h, uint64_t address, struct step *s
 		for (uint64_t at = start; count < room && (words = heap_words(h, &at, start + size, &bytes)); at += 8 * words)
 			for (uint64_t i = 0; i < words && count < room; i++) {
 				memcpy(&word, bytes + 8 * i, 8);
-				if (word >= first && word < last)
+				if (word >= first && word < last && !heap_lies_in(h->dead, h->n_dead, at + 8 * i))
 					steps[count++] = (struct step){.address = start, .size = size, .held_at = at + 8 * i, .interior = word != first};
 			}
 	}

@@ -216,6 +216,14 @@ def test_stacks_of_ended_threads_hold_nothing(build: Build, start: Start, leakli
     assert_unharmed(program)
 
 
+def test_what_is_left_over_in_memory_in_use_holds_nothing(build: Build, start: Start, leakline: Leakline) -> None:
+    program = start(build("left_overs.c"), HOLD="1")
+    summary = leakline("scan", program.pid, "--json").json["summary"]
+    lost = {kind: (summary[kind]["blocks"], summary[kind]["bytes"]) for kind in ("definite", "indirect", "possible")}
+    assert lost == {"definite": (1000 + 6 + 1, 1000 * 104 + 6 * 200 + 312), "indirect": (0, 0), "possible": (0, 0)}
+    assert_unharmed(program)
+
+
 def test_without_a_stop_nothing_is_more_than_possible(build: Build, start: Start, leakline: Leakline) -> None:
     program = start(build("kinds.c"), HOLD="1")
     result = leakline("scan", program.pid, "--no-stop", "--json")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,16 +105,23 @@ def test_the_first_thread_has_no_bounds_there() -> None:
     assert stack_bounds(thread, lambda _a, n: words[:n]) is None
 
 
-def test_kept_stacks_are_found_where_the_lists_begin_far_apart() -> None:
-    """Before glibc 2.34: `__stack_user` in libpthread's .bss, `stack_cache` in its .data; only the first thread lives."""
-    user, cache, live, ended = 0x7F0000013040, 0x7F0000010320, 0x7F0000200740, 0x7F0000900700
+@pytest.mark.parametrize(
+    ("tid", "joinid", "left_over_until"), [(0xFFFFFFFF, 0, 0x900), (1 << 32, 0x7F0000900700, 0x900), (0, 0, -0x90)]
+)
+def test_stacks_of_ended_threads_are_found_where_the_lists_begin_far_apart(tid: int, joinid: int, left_over_until: int) -> None:
+    """Before glibc 2.34: `__stack_user` in libpthread's .bss, `stack_cache` in its .data; only the first thread lives.
+
+    One that was joined, one that was detached, and one that may still be joined, whose TLS begins before its descriptor.
+    """
+    user, cache, live, ended, dtv = 0x7F0000013040, 0x7F0000010320, 0x7F0000200740, 0x7F0000900700, 0x5500000010
     memory = {user: live + 704, user + 8: live + 704, cache: ended + 704, cache + 8: ended + 704}
-    for descriptor, head, tid in ((live, user, 4711), (ended, cache, 1 << 32)):
+    for descriptor, head, number in ((live, user, 4711), (ended, cache, tid)):
         memory |= {descriptor: descriptor, descriptor + 16: descriptor}
-        memory |= {descriptor + 704: head, descriptor + 712: head, descriptor + 720: tid}
-    memory |= {ended + 1680: ended - 0x7FF700, ended + 1688: 0x800000, ended + 1696: 0x1000}
+        memory |= {descriptor + 704: head, descriptor + 712: head, descriptor + 720: number}
+    memory |= {ended + 1680: ended - 0x7FF700, ended + 1688: 0x800000, ended + 1696: 0x1000, ended + 1584: joinid}
+    memory |= {ended + 8: dtv, dtv - 16: 3, dtv + 16: ended - 0x40, dtv + 32: ended - 0x90, dtv + 48: 0x5500001000}
     found = ended_stacks([(4711, live)], lambda address, count: [memory.get(address + 8 * i, 0) for i in range(count)])
-    assert found == {ended: (ended - 0x7FF700, ended + 0x900)}
+    assert found == {ended: (ended - 0x7FF700, ended + left_over_until)}
 
 
 def test_only_what_lies_below_the_stack_pointer_is_dead() -> None:

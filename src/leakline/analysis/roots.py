@@ -17,6 +17,7 @@ _PTHREAD_WORDS = 512
 _SMALLEST_STACK, _LARGEST_STACK = 8192, 1 << 40
 _MOST_ABOVE = 1 << 16
 _MOST_THREADS = 1 << 16
+_MOST_MODULES = 1 << 16
 _PAGE = 4096
 _HEADS_WITHIN = 8 * _PAGE  # libpthread.so of glibc 2.28 to 2.33: 2 KiB of .data, 17 KiB of .bss
 
@@ -51,12 +52,16 @@ def stack_bounds(thread: ThreadStack, words: Callable[[int, int], Sequence[int]]
 
 
 def ended_stacks(threads: Iterable[tuple[int, int]], words: Callable[[int, int], Sequence[int]]) -> dict[int, Range]:
-    """Stacks of threads that have ended, which glibc keeps for the next ones, by the address of their struct pthread.
+    """The stacks of threads that have ended, by the address of their struct pthread: the part that holds only left-overs.
+
+    That is all of a stack that glibc keeps for the next thread. Where the thread may still be joined, its struct pthread leads to
+    its result, and its TLS is still there.
 
     struct pthread has `list_t list; pid_t tid;` one behind the other (nptl/descr.h). The list of those in use, or of the first,
     leads to its head; the heads of the others lie beside it (`_dl_stack_used`, `_dl_stack_user`, `_dl_stack_cache` of
     sysdeps/generic/ldsodefs.h), or, before glibc 2.34, elsewhere in the data of libpthread (`stack_used`, `__stack_user`,
-    `stack_cache` of nptl/allocatestack.c). A kept stack's tid is 0 or less.
+    `stack_cache` of nptl/allocatestack.c). An ended thread's tid is 0, and -1 once it was
+    joined; that of a detached one is 0, and its `joinid` points to itself.
 
     Args:
         threads: tid and thread pointer of those that live.
@@ -79,9 +84,20 @@ def ended_stacks(threads: Iterable[tuple[int, int]], words: Callable[[int, int],
             if 0 < tid < 1 << 31 or not _is_descriptor(descriptor, words):
                 continue
             bounds = stack_bounds(ThreadStack(stack_pointer=0, thread_pointer=descriptor), words)
-            if bounds is not None:
+            if bounds is None:
+                continue
+            if tid or descriptor in words(descriptor, min((bounds[1] - descriptor) // 8, _PTHREAD_WORDS))[3:]:
                 found[descriptor] = bounds
+            else:
+                found[descriptor] = bounds[0], _tls_start(descriptor, bounds[0], words)
     return found
+
+
+def _tls_start(descriptor: int, stack_start: int, words: Callable[[int, int], Sequence[int]]) -> int:
+    """Where a thread's TLS begins, which ends at its descriptor: its dtv names each module's block (sysdeps/x86_64/nptl/tls.h)."""
+    dtv = next(iter(words(descriptor + 8, 1)), 0)
+    entries = min(next(iter(words(dtv - 16, 1)), 0), _MOST_MODULES)
+    return min((block for block in words(dtv + 16, 2 * entries)[::2] if stack_start <= block < descriptor), default=stack_start)
 
 
 def _heads_around(address: int, words: Callable[[int, int], Sequence[int]]) -> Iterator[int]:

@@ -26,3 +26,14 @@ def subtract(ranges: Iterable[Range], without: Iterable[Range]) -> list[Range]:
         if at < end:
             result.append((at, end))
     return result
+
+
+def union(ranges: Iterable[Range]) -> list[Range]:
+    """The same addresses, sorted, without overlaps."""
+    result: list[Range] = []
+    for start, end in sorted(ranges):
+        if result and start <= result[-1][1]:
+            result[-1] = (result[-1][0], max(end, result[-1][1]))
+        else:
+            result.append((start, end))
+    return result

@@ -226,7 +226,7 @@ class MemoryCopy:
 class Heap:
     """The blocks of a copied address space. Use as a context manager; it frees the C side at the end.
 
-    Order of calls: walk and mmapped for every area, index, tcaches and fastbin, mark, totals and lost.
+    Order of calls: walk and mmapped for every area, index, tcaches and fastbin, leave_out, mark, totals and lost.
     """
 
     def __init__(self, copy: MemoryCopy) -> None:
@@ -302,6 +302,11 @@ class Heap:
         function.restype = ctypes.c_int64
         count = function(self._heap, ctypes.c_uint64(head), ctypes.c_uint64(chunk_size), ctypes.c_int(mangled))
         return None if count < 0 else int(count)
+
+    def leave_out(self, dead: Sequence[tuple[int, int]]) -> None:
+        """Follow no pointers from memory that holds only left-overs, within blocks too: sorted ranges, apart from each other."""
+        self._dead = _ranges(dead)
+        self._library.leakline_heap_leave_out(self._heap, self._dead, ctypes.c_size_t(len(dead)))
 
     def mark(
         self,

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from leakline.analysis.roots import ThreadStack, dead_stack, ended_stacks, stack_bounds
+from leakline.analysis.streams import unused_buffers
 from leakline.errors import NotPossible
 from leakline.model.heap import BlockGroup, BlockTotal, Census, HeapScan, LeakKind, LostBlock
-from leakline.model.ranges import Range, subtract
+from leakline.model.ranges import Range, subtract, union
 from leakline.native.heap import INDIRECT, POSSIBLE, REACHABLE, UNREACHED, Heap
 from leakline.session.explaining import explain
 from leakline.sources.allocators.glibc import Arena, Moment, add_blocks, find_arenas, find_main_arena
@@ -63,8 +64,8 @@ def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details
         files = [(vma.start, vma.end) for vma in image.vmas if vma.is_file and vma.perms[0] == "r"]
         code = [(vma.start, vma.end) for vma in image.vmas if vma.is_file and vma.perms[2] == "x"]
         ended = ended_stacks(((state.tid, state.thread_pointer) for state in image.threads), image.copy.words)
-        roots = _roots(image, [*layout.bookkeeping, *ended.values()])
-        values = [*_values(image, ended), *image.held]
+        roots, values = _roots(image, layout.bookkeeping), [*_values(image, ended), *image.held]
+        heap.leave_out(_left_over(image, ended.values()))
         heap.mark(roots, values, files, code)
         blocks, sizes = heap.totals()
         raw = list(heap.lost())
@@ -148,8 +149,14 @@ def _moment(image: HeapImage) -> Moment:
     return "at work" if len(image.threads) == 1 and image.threads[0].may_be_in_malloc(code) else "at rest"
 
 
-def _roots(image: HeapImage, dead: Sequence[Range]) -> list[Range]:
-    """Memory that may hold pointers: all that the program wrote, but for what is known to hold none that count."""
+def _roots(image: HeapImage, bookkeeping: Sequence[Range]) -> list[Range]:
+    """Memory that may hold pointers: all that the program wrote, but for malloc's own."""
+    written = (piece for vma in image.vmas if holds_pointers(vma) for piece in image.copy.pieces(vma.start, vma.end))
+    return subtract(written, bookkeeping)
+
+
+def _left_over(image: HeapImage, ended: Iterable[Range]) -> list[Range]:
+    """Memory that is in use, and holds only what was there before."""
     stack_of_first = next((vma for vma in image.vmas if vma.path == "[stack]"), None)
     bounds: list[tuple[ThreadStack, Range | None]] = []
     for state in image.threads:
@@ -158,16 +165,21 @@ def _roots(image: HeapImage, dead: Sequence[Range]) -> list[Range]:
             bounds.append((thread, (stack_of_first.start, stack_of_first.end)))
         else:
             bounds.append((thread, stack_bounds(thread, image.copy.words)))
-    writable = [piece for vma in image.vmas if holds_pointers(vma) for piece in image.copy.pieces(vma.start, vma.end)]
-    return subtract(writable, [*dead, *dead_stack(bounds)])
+    pieces = (piece for vma in image.vmas if image.is_libc(vma) for piece in image.copy.pieces(vma.start, vma.end))
+    libc = (image.copy.words(start, (end - start) // 8) for start, end in pieces)
+    return union([*dead_stack(bounds), *ended, *unused_buffers(libc, image.copy.words)])
 
 
 def _values(image: HeapImage, ended: Iterable[int]) -> list[int]:
     """What registers hold, and the addresses of the threads' tables of TLS blocks (dtv).
 
+    A thread that waits inside libc has called a function: what that may overwrite are left-overs, often malloc's.
+
     Such a table is allocated, and known by a pointer behind its first entry (sysdeps/x86_64/nptl/tls.h). That of an ended thread is
     kept with its stack.
     """
-    registers = [word for state in image.threads for word in (*state.registers, *state.extended)]
+    code = [vma for vma in image.vmas if image.is_libc(vma) and "x" in vma.perms]
+    waiting = {t.tid for t in image.threads if t.in_system_call and any(t.instruction_pointer in vma for vma in code)}
+    registers = [word for t in image.threads for word in (t.lasting if t.tid in waiting else (*t.registers, *t.extended))]
     descriptors = [state.thread_pointer for state in image.threads if state.thread_pointer]
     return registers + [(image.copy.word(descriptor + 8) or 16) - 16 for descriptor in (*descriptors, *ended)]
