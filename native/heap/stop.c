@@ -18,7 +18,7 @@
 #endif
 
 enum { REGISTERS = 27, RAX = 10, ORIG_RAX = 15 }; /* words of struct user_regs_struct (arch/x86/include/asm/user_64.h) */
-enum { SPIN_NS = 100000, YIELD_NS = 200000, FIRST_PAUSE_NS = 20000, LONGEST_PAUSE_NS = 2000000 };
+enum { SPIN_NS = 100000, YIELD_NS = 200000, SHORT_PAUSES_NS = 20000000, SHORT_PAUSE_NS = 5000, FIRST_PAUSE_NS = 20000, LONGEST_PAUSE_NS = 2000000 };
 enum stop_result { STOPPED, ENDED, LATE, NOT_64_BIT };
 
 struct thread {
@@ -79,11 +79,24 @@ static enum stop_result read_registers(int tid, struct thread *t)
 }
 
 /*
- * Wait until a seized thread has stopped, up to `until` (CLOCK_MONOTONIC), and read its registers. `ours` is set for our own child: whoever
- * started it asks for its exit status. A sleep takes 50 microseconds more than it should (timer slack), and to yield on a busy machine
- * milliseconds, which is longer than most stops: spin first.
+ * Wait for a while, the longer the later. A sleep takes 50 microseconds more than it should (timer slack), and to yield on a busy machine
+ * milliseconds, which is longer than most stops: spin first. In real time sleeps are exact, and give the thread a CPU to stop on.
  */
-int leakline_stop_await(int tid, int ours, uint64_t until, struct thread *t)
+static void bide(uint64_t waited, int in_real_time, uint64_t *pause)
+{
+	if (in_real_time && waited < SHORT_PAUSES_NS) {
+		pause_for(SHORT_PAUSE_NS);
+	} else if (waited < SPIN_NS) {
+		return;
+	} else if (waited < YIELD_NS) {
+		sched_yield();
+	} else {
+		pause_for(*pause);
+		*pause = *pause * 2 > LONGEST_PAUSE_NS ? LONGEST_PAUSE_NS : *pause * 2;
+	}
+}
+
+static int await(int tid, int ours, uint64_t until, int in_real_time, struct thread *t)
 {
 	uint64_t began = now(), pause = FIRST_PAUSE_NS;
 	t->ran_at = 0;
@@ -105,15 +118,17 @@ int leakline_stop_await(int tid, int ours, uint64_t until, struct thread *t)
 		t->ran_at = time;
 		if (time > until)
 			return LATE;
-		if (time - began < SPIN_NS)
-			continue;
-		if (time - began < YIELD_NS) {
-			sched_yield();
-			continue;
-		}
-		pause_for(pause);
-		pause = pause * 2 > LONGEST_PAUSE_NS ? LONGEST_PAUSE_NS : pause * 2;
+		bide(time - began, in_real_time, &pause);
 	}
+}
+
+/*
+ * Wait until a seized thread has stopped, up to `until` (CLOCK_MONOTONIC), and read its registers. `ours` is set for our own child: whoever
+ * started it asks for its exit status.
+ */
+int leakline_stop_await(int tid, int ours, uint64_t until, struct thread *t)
+{
+	return await(tid, ours, until, 0, t);
 }
 
 /* Let it go on, with the signal that it must get. Returns 0, or an errno: ESRCH if it was killed while it stood still. */
@@ -125,17 +140,23 @@ int leakline_stop_release(int tid, int pending)
 /*
  * Read one thread's registers: stop it alone, for as long as that takes. Returns an enum stop_result, or a negative errno where it could
  * not be seized; *stood gets the nanoseconds. One that is LATE stays seized, and has to be awaited and released.
+ * On a busy machine the thread would stand still until it is our turn: where we may, we go before all that is not in real time.
  */
 int leakline_stop_glance(int tid, int ours, uint64_t until, struct thread *t, uint64_t *stood)
 {
+	struct sched_param first = {.sched_priority = 1}, before;
+	int policy = sched_getscheduler(0);
+	int hurried = policy >= 0 && !sched_getparam(0, &before) && !sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first);
 	uint64_t began = now();
-	int result = leakline_stop_seize(tid);
+	int result = -leakline_stop_seize(tid);
 	*stood = 0;
-	if (result)
-		return -result;
-	result = leakline_stop_await(tid, ours, until, t);
-	if (result == STOPPED || result == NOT_64_BIT)
-		leakline_stop_release(tid, t->pending);
-	*stood = now() - (t->ran_at ? t->ran_at : began);
+	if (!result) {
+		result = await(tid, ours, until, hurried, t);
+		if (result == STOPPED || result == NOT_64_BIT)
+			leakline_stop_release(tid, t->pending);
+		*stood = now() - (t->ran_at ? t->ran_at : began);
+	}
+	if (hurried)
+		sched_setscheduler(0, policy, &before);
 	return result;
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from leakline.sources.allocators.glibc import find_main_arena, parse_version
 from leakline.sources.procfs import ProcFs
 from leakline.sources.ptrace import stopped
 from leakline.sources.remote_memory import PageMap, RemoteMemory, buffer_for
-from tests.conftest import Build, Leakline, Start, assert_unharmed
+from tests.conftest import Build, Leakline, Start, assert_unharmed, needs_root
 
 
 def test_every_kind(build: Build, start: Start, leakline: Leakline) -> None:
@@ -232,6 +234,20 @@ def test_without_a_stop_nothing_is_more_than_possible(build: Build, start: Start
     assert {finding["confidence"] for finding in result.json["findings"]} == {"low"}
     assert all("while the program ran on" in finding["evidence"][0]["text"] for finding in result.json["findings"])
     assert result.json["cost"]["target_stopped_ns"] > 0
+    assert_unharmed(program)
+
+
+@needs_root
+def test_a_busy_machine_does_not_prolong_a_glance(build: Build, start: Start, leakline: Leakline) -> None:
+    program = start(build("kinds.c"), HOLD="1")
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        stood = [leakline("scan", program.pid, "--no-stop", "--json").json["cost"]["target_stopped_ns"] for _ in range(5)]
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert statistics.median(stood) < 1_000_000
     assert_unharmed(program)
 
 
