@@ -170,7 +170,7 @@ def test_content_of_lost_blocks(tmp_path: Path, start: Start, leakline: Leakline
     source = tmp_path / "text.c"
     source.write_text(
         "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n#include <unistd.h>\n"
-        'static __attribute__((noinline)) void lose(void) { strcpy((char *)malloc(900) + 20, "GET /\\033[31m index"); }\n'
+        'static __attribute__((noinline)) void lose(void) { strcpy((char *)malloc(900) + 20, "GET /index\\033[31m index"); }\n'
         "static __attribute__((noinline)) void wipe(void) { volatile char s[9999]; memset((char *)s, 0, sizeof s); }\n"
         'int main(void) { lose(); wipe(); puts("READY"); fflush(stdout); for (;;) pause(); }\n'
     )

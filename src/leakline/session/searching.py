@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from leakline.symbols.resolver import Resolver
 
 _KINDS: dict[int, LeakKind] = {UNREACHED: "definite", INDIRECT: "indirect", POSSIBLE: "possible"}
-_PRINTABLE = re.compile(rb"[\x20-\x7e]{4,64}")
+# Longer than a pointer, whose bytes may look like text.
+_PRINTABLE = re.compile(rb"[\x20-\x7e]{7,64}")
 _MOST_SEARCHED = 4096
 
 

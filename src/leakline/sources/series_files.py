@@ -294,6 +294,8 @@ def _table(text: str, wanted: str) -> Iterator[tuple[float, dict[str, str]]]:
         if wanted in words:
             skip = 2 if len(words) > 1 and words[1] in ("AM", "PM") else 1
             heads = words[skip:] if words[0] != "Time" else words[1:]
+            if wanted not in heads:
+                heads = []
             continue
         if not heads:
             continue
