@@ -1,7 +1,7 @@
 # Every target sets up what it needs by itself; `make help` lists them.
 PYTHON ?= $(shell tools/find-python)
 BIN := .venv/bin
-NATIVE := $(wildcard native/*/*.[ch]) hatch_build.py
+NATIVE := $(wildcard native/*/*.[ch]) native/agent/flags hatch_build.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -39,6 +39,12 @@ format: .venv/.developing ## let ruff rewrite what it can
 test: .venv/.developing ## the tests, in under ten minutes
 	$(BIN)/pytest -m 'not slow'
 
+agent-check: build/libleakline-agent-check.so ## the agent that walks every stack again and compares
+
+build/libleakline-agent-check.so: $(NATIVE)
+	@mkdir -p build
+	$(CC) @native/agent/flags -DLEAKLINE_AGENT_SELF_CHECK native/agent/*.c native/unwind/*.c -o $@
+
 glibcs: ## the C libraries of several Debian releases, in build/glibcs, where they are missing
 	tools/fetch-glibcs build/glibcs
 
@@ -63,4 +69,4 @@ dist: .venv/.developing ## wheel and source archive in dist/
 clean: ## remove what was built
 	rm -rf .venv build dist src/leakline/_native .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo check format test glibcs test-real bench docs dist clean
+.PHONY: help setup demo check format test agent-check glibcs test-real bench docs dist clean

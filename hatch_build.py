@@ -15,6 +15,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LIBRARIES = ["heap", "smaps"]  # folders of native/
+AGENT = ["agent", "unwind"]  # which make up one library
 LIBRARY_FLAGS = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-fvisibility=default", "-shared", "-fPIC"]
 BPF_FLAGS = ["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-D__TARGET_ARCH_x86"]
 
@@ -36,6 +37,8 @@ class NativeBuildHook(BuildHookInterface[Any]):
             sources = sorted(map(str, (root / "native" / name).glob("*.c")))
             arguments = [*LIBRARY_FLAGS, *sources, "-o", str(out / f"libleakline-{name}.so")]
             built = self._run(compiler, "a C compiler", arguments) or built
+        arguments = [f"@{root / 'native/agent/flags'}", *(str(p) for n in AGENT for p in sorted((root / "native" / n).glob("*.c")))]
+        built = self._run(compiler, "a C compiler", [*arguments, "-o", str(out / "libleakline-agent.so")]) or built
         clang = next(filter(shutil.which, ("clang", *(f"clang-{n}" for n in range(25, 10, -1)))), None)
         multiarch = Path("/usr/include") / f"{platform.machine()}-linux-gnu"
         bpf = [*BPF_FLAGS, f"-I{multiarch}", "-c", str(root / "native/bpf/heap.bpf.c"), "-o", str(out / "heap.bpf.o")]

@@ -1,0 +1,165 @@
+/* The agent: preloaded into a program, it notes for every allocation which stack made it, and how many bytes it asked for. */
+#ifndef LEAKLINE_AGENT_H
+#define LEAKLINE_AGENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* What the parent reads from outside; the Python side has the same layout. */
+#define AGENT_MAGIC 0x656e696c6b61656cull /* "leakline" */
+#define AGENT_VERSION 1
+#define AGENT_OWN 32
+
+enum agent_phase { AGENT_STARTING, AGENT_RECORDING, AGENT_WAITING, AGENT_OFF };
+enum agent_site_flag { AGENT_OUTERMOST = 1 }; /* the outermost frame was reached */
+
+struct agent_range {
+	uint64_t start, end;
+};
+
+struct agent_site {
+	uint32_t first_frame;
+	uint16_t n_frames;
+	uint16_t flags;
+	uint32_t hash_low, hash_high;
+};
+
+struct agent_state {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t phase;
+	uint64_t shadow;           /* uint32_t per 16 bytes of address space: [a >> 4] is the site, [(a >> 4) + 1] the size asked for */
+	uint64_t sites, n_sites;   /* struct agent_site[], the first one unused */
+	uint64_t frames, n_frames; /* uint64_t[]: return addresses, that of malloc's caller first */
+	uint64_t allocations, memo_hits, memo_misses, truncated;
+	int32_t waiting_tid;
+	int32_t exit_status; /* what it will exit with; -1: not known */
+	uint64_t waiting_sp; /* of the waiting thread, before it changed to the agent's own stack */
+	uint64_t waiting_registers[6]; /* rbx rbp r12 r13 r14 r15 */
+	struct agent_range own[AGENT_OWN]; /* memory of the agent, which holds no pointers of the program's */
+	uint64_t n_own;
+	uint64_t shadow_enabled; /* bytes of the shadow that can be read */
+	char why_off[128];
+};
+
+#define UNKNOWN_SIZE 0xffffffffu
+
+extern struct agent_state leakline_agent_state;
+
+/* The registers that a call preserves, as they were when an interposed function was entered; entry.c pushes them in this order. */
+struct registers {
+	uint64_t rbx, rbp, r12, r13, r14, r15;
+};
+
+/* Every allocating function, either glibc's own or that of the library that would serve the program without us. */
+struct allocator {
+	void *(*malloc)(size_t);
+	void *(*calloc)(size_t, size_t);
+	void *(*realloc)(void *, size_t);
+	void *(*memalign)(size_t, size_t);
+	void *(*aligned_alloc)(size_t, size_t);
+	void *(*valloc)(size_t);
+	void *(*pvalloc)(size_t);
+	int (*posix_memalign)(void **, size_t, size_t);
+	void *(*reallocarray)(void *, size_t, size_t);
+};
+extern struct allocator leakline_real; /* entry.c's assembly knows its layout */
+
+/* entry.c calls these: the first records if the memo knows the stack, and answers 0 otherwise; then the second one does it. */
+int leakline_record_known(void *block, size_t size, const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
+void leakline_record(void *block, size_t size, const struct registers *registers, const uint64_t *sp);
+
+/* start.c */
+void start_recording(void);
+
+/* entry.c */
+extern const struct allocator libc_allocator;
+
+/* memory.c: the reservation, and what is carved out of it. */
+struct tables {
+	uint32_t *shadow;
+	uint8_t *shadow_steps; /* per step of the shadow: enum step */
+	struct thread *threads;
+	struct memo *memo;
+	struct hint *hints;
+	struct rule *rules;
+	struct full_rule *full_rules;
+	struct module *modules;
+	struct agent_site *sites;
+	uint64_t *frames;
+	uint32_t *indices; /* the hash tables of sites, each twice as long as the one before it */
+	uint8_t *stack;    /* of the last check */
+};
+extern struct tables tables;
+extern uint64_t reserved_bytes;
+int reserve_memory(void);
+int make_accessible(void *start, size_t size);
+int may_read(uint64_t address, size_t size);
+#define OWN_STACK (128u << 10)
+
+/* shadow.c */
+enum step { STEP_CLOSED, STEP_OPEN, STEP_REFUSED };
+#define SHADOW_STEP_SHIFT 24 /* of the address space: a step is 4 MiB of shadow */
+int open_shadow_step(uint64_t address);
+
+static inline int note_block(void *block, size_t size, uint32_t site)
+{
+	uint64_t address = (uint64_t)block;
+	if (__builtin_expect(tables.shadow_steps[address >> SHADOW_STEP_SHIFT] != STEP_OPEN, 0) && !open_shadow_step(address))
+		return 0;
+	uint64_t pair = site | (uint64_t)(size < UNKNOWN_SIZE ? size : UNKNOWN_SIZE) << 32;
+	__builtin_memcpy(tables.shadow + (address >> 4), &pair, 8);
+	return 1;
+}
+
+/* threads.c */
+struct thread { /* counters of a thread, and of ended ones whose place it has taken; on a cache line of its own */
+	uint64_t allocations, misses, truncated;
+	uint32_t tid, turn;
+	uint64_t pad[4];
+};
+#define MOST_THREADS 1024
+extern __thread struct thread *this_thread;
+struct thread *adopt_thread(void);
+void forget_other_threads(void);
+void sum_counters(void);
+
+/* sites.c */
+#define MOST_FRAMES 64
+uint32_t intern_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t flags);
+void drop_sites(const struct agent_range *gone, size_t n_gone);
+void reset_site_lock(void);
+
+/* modules.c */
+struct module {
+	uint64_t start, end, frame_header, identity;
+	int seen;
+	int pad;
+};
+#define MOST_MODULES 32768
+extern uint32_t modules_may_have_changed;
+extern uint64_t module_generation; /* counts vanished modules: what was learned in an earlier one may be wrong */
+void find_loader(void);
+void refresh_modules(void);
+int is_in_loader(uint64_t ip);
+uint64_t find_frame_header(uint64_t ip);
+void reset_modules_lock(void);
+extern int (*dl_find_object)(void *, void *); /* glibc 2.35 */
+
+/* symbols.c: dlsym(3) lies in libdl before glibc 2.34, and may allocate. */
+struct definition {
+	const char *name;
+	void *address;   /* of the first one behind this library, as RTLD_NEXT */
+	int is_in_front; /* a module before this library defines it too, and is the one that the program uses */
+	const char *module;
+};
+void find_definitions(struct definition *wanted, size_t n);
+
+/* exit.c */
+extern void (*real_abort)(void);
+extern void (*real_quick_exit)(int);
+void set_up_exit(char **environment);
+
+#endif

@@ -1,0 +1,189 @@
+/*
+ * Records an allocation: by the memo, which costs about as much as the allocation itself, or else by walking the stack.
+ *
+ * An entry holds what the walk depended on, in the order in which it was read. If all of it is the same, the walk would read the same
+ * again, up to its end. The order matters: a later word may not even be mapped unless the ones before it are the same.
+ * All threads share the entries. A writer makes the sequence odd meanwhile; a reader looks at it before it follows an offset.
+ */
+#include "memo.h"
+
+#include <string.h>
+
+#ifdef LEAKLINE_AGENT_SELF_CHECK
+EXPORT uint64_t leakline_agent_checked, leakline_agent_disagreements;
+#endif
+
+static inline struct hint *hint_of(uint64_t ip)
+{
+	return &tables.hints[ip * 0x9e3779b97f4a7c15ull >> (64 - HINT_BITS)];
+}
+
+static inline int on_page_of(const uint64_t *sp, uint32_t offset)
+{
+	return ((uint64_t)sp & 4095) + offset < 4096;
+}
+
+/* A hint may be of another stack: it is followed within the page of the stack pointer only, and any word will do for a key. */
+static inline uint64_t key_of(const uint64_t *sp)
+{
+	const struct hint *hint = hint_of(*sp);
+	uint64_t key = (*sp + module_generation) * 0x9e3779b97f4a7c15ull;
+	if (hint->tag != *sp)
+		return key;
+	uint32_t second = hint->offsets[0], third = hint->offsets[1];
+	if (on_page_of(sp, second))
+		key += sp[second / 8] * 0xc2b2ae3d27d4eb4full;
+	if (on_page_of(sp, third))
+		key += sp[third / 8] * 0x165667b19e3779f9ull;
+	return key;
+}
+
+static inline struct memo *set_of(uint64_t key)
+{
+	return tables.memo + ((key ^ key << 29) >> (64 - MEMO_SET_BITS)) * MEMO_WAYS;
+}
+
+static inline int same_registers(const struct memo *m, uint64_t sp, uint64_t rbp, uint64_t rbx, uint64_t r12)
+{
+	uint32_t on = m->dependencies;
+	return !((on & ON_RBP && rbp - sp != m->rbp) || (on & ON_RBX && rbx - sp != m->rbx) || (on & ON_R12 && r12 - sp != m->r12) ||
+		 (on & ON_SP && sp != m->sp));
+}
+
+static inline int same_words(const struct memo *m, uint32_t sequence, uint64_t sp)
+{
+	uint32_t n = m->n_words;
+	for (uint32_t i = 0; i < n && i < MOST_WORDS; i++) {
+		uint32_t offset = __atomic_load_n(&m->offsets[i], __ATOMIC_ACQUIRE);
+		if (__atomic_load_n(&m->sequence, __ATOMIC_ACQUIRE) != sequence)
+			return 0;
+		uint64_t word = *(const uint64_t *)(sp + (uint64_t)(int64_t)(int32_t)(offset & ~RELATIVE));
+		if (word - (sp & -(uint64_t)(offset & RELATIVE)) != m->words[i])
+			return 0;
+	}
+	return 1;
+}
+
+/* The site of the stack, 0 where it is not known. */
+static inline uint32_t find(uint64_t key, const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12)
+{
+	const struct memo *set = set_of(key);
+	for (int way = 0; way < MEMO_WAYS; way++) {
+		const struct memo *m = &set[way];
+		uint32_t sequence = __atomic_load_n(&m->sequence, __ATOMIC_ACQUIRE);
+		if (m->key != key || sequence & 1)
+			continue;
+		if (__builtin_expect(m->dependencies, 0) && !same_registers(m, (uint64_t)sp, rbp, rbx, r12))
+			continue;
+		if (!same_words(m, sequence, (uint64_t)sp))
+			continue;
+		uint32_t site = m->site;
+		if (__atomic_load_n(&m->sequence, __ATOMIC_ACQUIRE) == sequence)
+			return site;
+	}
+	return 0;
+}
+
+int leakline_record_known(void *block, size_t size, const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12)
+{
+#ifdef LEAKLINE_AGENT_SELF_CHECK
+	return 0;
+#endif
+	struct thread *self = this_thread;
+	if (__builtin_expect(!self || modules_may_have_changed, 0))
+		return 0;
+	uint32_t site = find(key_of(sp), sp, rbp, rbx, r12);
+	if (!site || !note_block(block, size, site))
+		return 0;
+	self->allocations++;
+	return 1;
+}
+
+static void learn_hint(const struct trace *t, uint64_t ip, uint32_t turn)
+{
+	struct hint *hint = hint_of(ip);
+	uint64_t tag = __atomic_load_n(&hint->tag, __ATOMIC_RELAXED);
+	if (tag == ip && (turn & 15 || !memcmp(hint->offsets, t->key_offsets, sizeof hint->offsets)))
+		return;
+	__atomic_store_n(&hint->tag, 0, __ATOMIC_RELEASE);
+	for (int i = 0; i < KEY_FRAMES; i++)
+		__atomic_store_n(&hint->offsets[i], t->key_offsets[i] & ~7u, __ATOMIC_RELEASE);
+	__atomic_store_n(&hint->tag, ip, __ATOMIC_RELEASE);
+}
+
+static void remember(const struct trace *t, const uint64_t *sp, const struct registers *r, uint32_t site, uint32_t turn)
+{
+	uint64_t key = key_of(sp);
+	struct memo *set = set_of(key), *m = NULL;
+	for (int way = 0; way < MEMO_WAYS && !m; way++)
+		if (!set[way].key)
+			m = &set[way];
+	if (!m)
+		m = &set[turn % MEMO_WAYS];
+	uint32_t sequence = __atomic_load_n(&m->sequence, __ATOMIC_RELAXED) & ~1u;
+	if (!__atomic_compare_exchange_n(&m->sequence, &sequence, sequence + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+		return; /* another thread writes it, or this one did when a signal came */
+	m->key = key;
+	m->site = site;
+	m->n_words = t->n_words;
+	m->dependencies = t->dependencies;
+	m->rbp = r->rbp - (uint64_t)sp;
+	m->rbx = r->rbx - (uint64_t)sp;
+	m->r12 = r->r12 - (uint64_t)sp;
+	m->sp = (uint64_t)sp;
+	for (uint32_t i = 0; i < t->n_words; i++)
+		__atomic_store_n(&m->offsets[i], t->offsets[i], __ATOMIC_RELAXED);
+	memcpy(m->words, t->words, t->n_words * sizeof *m->words);
+	__atomic_store_n(&m->sequence, sequence + 2, __ATOMIC_RELEASE);
+}
+
+#ifdef LEAKLINE_AGENT_SELF_CHECK
+/* What the memo says must be what a walk with all registers finds. */
+static void check_against_walk(const struct registers *r, const uint64_t *sp)
+{
+	struct trace t;
+	uint32_t site = find(key_of(sp), sp, r->rbp, r->rbx, r->r12);
+	if (!site)
+		return;
+	walk_fully(&t, r, sp);
+	const struct agent_site *s = &tables.sites[site];
+	__atomic_add_fetch(&leakline_agent_checked, 1, __ATOMIC_RELAXED);
+	if (s->n_frames != t.n_frames || s->flags != t.flags || memcmp(tables.frames + s->first_frame, t.frames, 8 * t.n_frames))
+		__atomic_add_fetch(&leakline_agent_disagreements, 1, __ATOMIC_RELAXED);
+}
+#endif
+
+static uint32_t walk_and_remember(struct thread *self, const struct registers *registers, const uint64_t *sp, int lasting)
+{
+	struct trace trace;
+	walk_stack(&trace, registers, sp);
+	uint32_t turn = self->turn++;
+	self->misses++;
+	self->truncated += trace.cut;
+	uint32_t site = intern_site(trace.frames, trace.n_frames, trace.hash, trace.flags);
+	if (!site || !lasting || trace.dependencies & ON_MORE)
+		return site;
+	learn_hint(&trace, *sp, turn);
+	remember(&trace, sp, registers, site, turn);
+	return site;
+}
+
+void leakline_record(void *block, size_t size, const struct registers *registers, const uint64_t *sp)
+{
+	uint32_t phase = __atomic_load_n(&leakline_agent_state.phase, __ATOMIC_ACQUIRE);
+	if (phase != AGENT_RECORDING && phase != AGENT_WAITING)
+		return;
+	struct thread *self = this_thread ? this_thread : adopt_thread();
+	if (modules_may_have_changed)
+		refresh_modules();
+#ifdef LEAKLINE_AGENT_SELF_CHECK
+	check_against_walk(registers, sp);
+#endif
+	/* The loader allocates when it loads a module: always look at the modules again after that, and so keep it out of the memo. */
+	int by_loader = is_in_loader(*sp);
+	note_block(block, size, walk_and_remember(self, registers, sp, !by_loader));
+	if (by_loader)
+		__atomic_store_n(&modules_may_have_changed, 1, __ATOMIC_RELEASE);
+	if ((++self->allocations & 0xffff) == 0 || self->misses < 64)
+		sum_counters();
+}

@@ -1,0 +1,82 @@
+/* The start: find out whether this program's allocator is glibc's, reserve memory, and begin. */
+#define _GNU_SOURCE
+#include "agent.h"
+
+#include <string.h>
+
+EXPORT struct agent_state leakline_agent_state = {
+	.magic = AGENT_MAGIC,
+	.version = AGENT_VERSION,
+	.phase = AGENT_STARTING,
+	.exit_status = -1,
+};
+
+static uint32_t started;
+
+static void turn_off(const char *why, const char *detail)
+{
+	char *to = leakline_agent_state.why_off, *end = to + sizeof leakline_agent_state.why_off - 1;
+	while (*why && to < end)
+		*to++ = *why++;
+	while (detail && *detail && to < end)
+		*to++ = *detail++;
+	__atomic_store_n(&leakline_agent_state.phase, AGENT_OFF, __ATOMIC_RELEASE);
+}
+
+enum { MALLOC, CALLOC, REALLOC, MEMALIGN, ALIGNED_ALLOC, VALLOC, PVALLOC, POSIX_MEMALIGN, REALLOCARRAY, FIND_OBJECT, ABORT, QUICK_EXIT, N_WANTED };
+
+static struct definition wanted[N_WANTED] = {
+	[MALLOC] = {.name = "malloc"},
+	[CALLOC] = {.name = "calloc"},
+	[REALLOC] = {.name = "realloc"},
+	[MEMALIGN] = {.name = "memalign"},
+	[ALIGNED_ALLOC] = {.name = "aligned_alloc"},
+	[VALLOC] = {.name = "valloc"},
+	[PVALLOC] = {.name = "pvalloc"},
+	[POSIX_MEMALIGN] = {.name = "posix_memalign"},
+	[REALLOCARRAY] = {.name = "reallocarray"},
+	[FIND_OBJECT] = {.name = "_dl_find_object"},
+	[ABORT] = {.name = "abort"},
+	[QUICK_EXIT] = {.name = "quick_exit"},
+};
+
+/* What the program would call without us. A library that has malloc but not all of these gets glibc's for the rest, as it would. */
+static void use_found_allocator(void)
+{
+	void **real = (void **)&leakline_real;
+	for (int i = MALLOC; i <= REALLOCARRAY; i++)
+		if (wanted[i].address && !wanted[i].is_in_front)
+			real[i] = wanted[i].address;
+}
+
+void start_recording(void)
+{
+	if (__atomic_exchange_n(&started, 1, __ATOMIC_ACQ_REL))
+		return;
+	find_definitions(wanted, N_WANTED);
+	leakline_real = libc_allocator;
+	use_found_allocator();
+	dl_find_object = (int (*)(void *, void *))wanted[FIND_OBJECT].address;
+	real_abort = (void (*)(void))wanted[ABORT].address;
+	real_quick_exit = (void (*)(int))wanted[QUICK_EXIT].address;
+	if (wanted[MALLOC].is_in_front || wanted[MALLOC].address != (void *)libc_allocator.malloc) {
+		const char *module = wanted[MALLOC].module;
+		turn_off("another allocator: ", module && *module ? module : "the program's own");
+		return;
+	}
+	if (!reserve_memory()) {
+		turn_off("no address space for the records: RLIMIT_AS, or vm.overcommit_memory", NULL);
+		return;
+	}
+	refresh_modules();
+	find_loader();
+	__atomic_store_n(&leakline_agent_state.phase, AGENT_RECORDING, __ATOMIC_RELEASE);
+}
+
+__attribute__((constructor)) static void construct(int count, char **arguments, char **environment)
+{
+	(void)count;
+	(void)arguments;
+	start_recording();
+	set_up_exit(environment);
+}

@@ -1,0 +1,105 @@
+/* Unwinding by call frame information (DWARF 5 6.4, System V ABI for x86-64 3.7, LSB 10.6), without any lock or allocation. */
+#ifndef LEAKLINE_UNWIND_H
+#define LEAKLINE_UNWIND_H
+
+#include "../agent/agent.h"
+
+/* DWARF numbers of the registers. */
+enum { RAX, RDX, RCX, RBX, RSI, RDI, RBP, RSP, R8, R9, R10, R11, R12, R13, R14, R15, RETURN_ADDRESS, N_REGISTERS };
+
+enum how { SAME, UNDEFINED, AT_OFFSET, IS_OFFSET, AT_EXPRESSION, IS_EXPRESSION, IN_REGISTER };
+
+struct recovery { /* how a frame's caller's register is found */
+	uint8_t how;
+	int64_t value;             /* offset from the CFA, or the number of a register */
+	const uint8_t *expression; /* its length in ULEB128 comes first */
+};
+
+struct row { /* what holds at one instruction */
+	const uint8_t *cfa_expression; /* instead of the next two */
+	uint32_t cfa_register;
+	int64_t cfa_offset;
+	int is_signal_frame;
+	struct recovery registers[N_REGISTERS];
+};
+
+/* cfi.c: the row of an instruction, from .eh_frame_hdr of its module. Returns 0 where there is none that can be understood. */
+int find_row(uint64_t frame_header, uint64_t pc, struct row *row);
+uint64_t read_uleb(const uint8_t **at);
+int64_t read_sleb(const uint8_t **at);
+
+/*
+ * rules.c: rows that were found before. Most say no more than: the CFA is rsp or rbp plus so much, the return address lies below it, and
+ * rbp is saved at an offset from it or still there. Such a rule fits in a word.
+ */
+enum rule_kind { RULE_NONE, RULE_RSP, RULE_RBP, RULE_OUTERMOST, RULE_FULL };
+
+struct rule {
+	uint64_t tag;  /* address, whether interrupted there, generation of the modules */
+	uint64_t body; /* 63..32 CFA's offset, 31..16 offset of the saved rbp or 0, 7..0 enum rule_kind */
+};
+
+struct full_rule {
+	uint64_t tag;
+	uint32_t sequence; /* odd while it is written */
+	struct row row;
+};
+
+#define RULE_SETS 16384
+#define RULE_WAYS 4
+#define RULES_BYTES (sizeof(struct rule) * RULE_SETS * RULE_WAYS)
+#define FULL_RULES 2048
+#define FULL_RULES_BYTES (sizeof(struct full_rule) * FULL_RULES)
+#define INTERRUPTED (1ull << 47) /* in a tag: the instruction has not run yet, as a signal's frame is above it */
+
+static inline uint64_t rule_tag(uint64_t ip, uint64_t generation)
+{
+	return ip | generation << 48;
+}
+
+static inline uint64_t rule_set(uint64_t ip)
+{
+	return ip * 0x9e3779b97f4a7c15ull >> 50;
+}
+
+uint64_t derive_rule(uint64_t ip, uint64_t tag);
+int find_full_rule(uint64_t ip, int interrupted, struct row *row);
+
+static inline enum rule_kind kind_of(uint64_t body)
+{
+	return (enum rule_kind)(body & 255);
+}
+
+static inline int64_t cfa_offset_of(uint64_t body)
+{
+	return (int32_t)(body >> 32);
+}
+
+static inline int64_t rbp_offset_of(uint64_t body)
+{
+	return (int16_t)(body >> 16);
+}
+
+/* walk.c: a stack, and all that it was found by. */
+#define MOST_WORDS 96
+#define KEY_FRAMES 2
+#define RELATIVE 1u /* bit of an offset: what counts is how far the word is from the stack pointer */
+
+enum dependency { ON_RBP = 1, ON_RBX = 2, ON_R12 = 4, ON_SP = 8, ON_MORE = 16 /* not to be remembered */ };
+
+struct trace {
+	uint32_t n_frames, n_words;
+	uint32_t dependencies;
+	uint16_t flags; /* enum agent_site_flag */
+	uint16_t cut;   /* by the depth limit, or where no call frame information was */
+	uint64_t hash;
+	uint32_t key_offsets[KEY_FRAMES]; /* of the return addresses above the first, where short rules say */
+	uint64_t frames[MOST_FRAMES];
+	uint32_t offsets[MOST_WORDS]; /* from the stack pointer, of every word that was read, in this order */
+	uint64_t words[MOST_WORDS];
+};
+
+void walk_stack(struct trace *trace, const struct registers *registers, const uint64_t *sp);
+void walk_fully(struct trace *trace, const struct registers *registers, const uint64_t *sp);
+
+#endif
