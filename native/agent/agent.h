@@ -161,5 +161,11 @@ void find_definitions(struct definition *wanted, size_t n);
 extern void (*real_abort)(void);
 extern void (*real_quick_exit)(int);
 void set_up_exit(char **environment);
+char *put_text(char *to, const char *text);
+char *put_number(char *to, uint64_t number, uint64_t base);
+
+#ifdef LEAKLINE_AGENT_SELF_CHECK
+void print_check(void);
+#endif
 
 #endif

@@ -99,14 +99,14 @@ static void sleep_for(uint64_t ns)
 	syscall_3(SYS_nanosleep, (long)&time, 0, 0);
 }
 
-static char *put_text(char *to, const char *text)
+char *put_text(char *to, const char *text)
 {
 	while (*text)
 		*to++ = *text++;
 	return to;
 }
 
-static char *put_number(char *to, uint64_t number, uint64_t base)
+char *put_number(char *to, uint64_t number, uint64_t base)
 {
 	char digits[24], *at = digits + sizeof digits;
 	do
@@ -244,6 +244,9 @@ void leakline_ask_with(int status, const struct registers *registers, uint64_t s
 	struct agent_state *state = &leakline_agent_state;
 	if (state->phase == AGENT_RECORDING)
 		sum_counters();
+#ifdef LEAKLINE_AGENT_SELF_CHECK
+	print_check();
+#endif
 	if (!may_ask() || !is_first())
 		return;
 	uint64_t blocked = handled_signals(), before;

@@ -6,6 +6,7 @@
  * All threads share the entries. A writer makes the sequence odd meanwhile; a reader looks at it before it follows an offset.
  */
 #include "memo.h"
+#include "syscalls.h"
 
 #include <string.h>
 
@@ -18,24 +19,20 @@ static inline struct hint *hint_of(uint64_t ip)
 	return &tables.hints[ip * 0x9e3779b97f4a7c15ull >> (64 - HINT_BITS)];
 }
 
-static inline int on_page_of(const uint64_t *sp, uint32_t offset)
-{
-	return ((uint64_t)sp & 4095) + offset < 4096;
-}
-
 /* A hint may be of another stack: it is followed within the page of the stack pointer only, and any word will do for a key. */
 static inline uint64_t key_of(const uint64_t *sp)
 {
 	const struct hint *hint = hint_of(*sp);
 	uint64_t key = (*sp + module_generation) * 0x9e3779b97f4a7c15ull;
-	if (hint->tag != *sp)
+	if (__builtin_expect(hint->tag != *sp, 1))
 		return key;
-	uint32_t second = hint->offsets[0], third = hint->offsets[1];
-	if (on_page_of(sp, second))
-		key += sp[second / 8] * 0xc2b2ae3d27d4eb4full;
-	if (on_page_of(sp, third))
-		key += sp[third / 8] * 0x165667b19e3779f9ull;
-	return key;
+	uint32_t n = hint->n, page = ((uint64_t)sp & 4095) / 8;
+	for (uint32_t i = 0; i < n && i < HINT_WORDS; i++)
+		if (page + hint->offsets[i] < 512)
+			key = (key ^ sp[hint->offsets[i]]) * 0xc2b2ae3d27d4eb4full;
+	if (hint->by_depth)
+		key = (key ^ (uint64_t)sp) * 0x165667b19e3779f9ull;
+	return key ^ key >> 32;
 }
 
 static inline struct memo *set_of(uint64_t key)
@@ -50,15 +47,34 @@ static inline int same_registers(const struct memo *m, uint64_t sp, uint64_t rbp
 		 (on & ON_SP && sp != m->sp));
 }
 
-static inline int same_words(const struct memo *m, uint32_t sequence, uint64_t sp)
+/* One step that is no plain comparison. */
+static inline int follow(uint32_t step, uint64_t expected, uint64_t sp, uint64_t rbp, uint64_t *at)
 {
-	uint32_t n = m->n_words;
-	for (uint32_t i = 0; i < n && i < MOST_WORDS; i++) {
-		uint32_t offset = __atomic_load_n(&m->offsets[i], __ATOMIC_ACQUIRE);
-		if (__atomic_load_n(&m->sequence, __ATOMIC_ACQUIRE) != sequence)
+	enum step_kind kind = step & KIND_MASK;
+	*at += (uint64_t)(int64_t)(int32_t)(step & ~KIND_MASK);
+	uint64_t word = kind == GO_ON_AT_RBP ? rbp : *(const uint64_t *)*at;
+	if (kind == COMPARE_DISTANCE)
+		return word - sp == expected;
+	if (word - *at >= LONGEST_JUMP || word & 7)
+		return 0;
+	*at = word;
+	return 1;
+}
+
+static inline int same_words(const struct memo *m, uint32_t sequence, uint64_t sp, uint64_t rbp)
+{
+	uint64_t at = sp;
+	for (uint32_t i = 0, n = m->n_words; i < n; i++) {
+		uint32_t step = __atomic_load_n(&m->steps[i], __ATOMIC_ACQUIRE);
+		if (__builtin_expect(__atomic_load_n(&m->sequence, __ATOMIC_ACQUIRE) != sequence, 0))
 			return 0;
-		uint64_t word = *(const uint64_t *)(sp + (uint64_t)(int64_t)(int32_t)(offset & ~RELATIVE));
-		if (word - (sp & -(uint64_t)(offset & RELATIVE)) != m->words[i])
+		if (__builtin_expect(step & KIND_MASK, 0)) {
+			if (!follow(step, m->words[i], sp, rbp, &at))
+				return 0;
+			continue;
+		}
+		at += (uint64_t)(int64_t)(int32_t)step;
+		if (*(const uint64_t *)at != m->words[i])
 			return 0;
 	}
 	return 1;
@@ -75,7 +91,7 @@ static inline uint32_t find(uint64_t key, const uint64_t *sp, uint64_t rbp, uint
 			continue;
 		if (__builtin_expect(m->dependencies, 0) && !same_registers(m, (uint64_t)sp, rbp, rbx, r12))
 			continue;
-		if (!same_words(m, sequence, (uint64_t)sp))
+		if (!same_words(m, sequence, (uint64_t)sp, rbp))
 			continue;
 		uint32_t site = m->site;
 		if (__atomic_load_n(&m->sequence, __ATOMIC_ACQUIRE) == sequence)
@@ -99,27 +115,95 @@ int leakline_record_known(void *block, size_t size, const uint64_t *sp, uint64_t
 	return 1;
 }
 
-static void learn_hint(const struct trace *t, uint64_t ip, uint32_t turn)
+/* The first word in which a trace differs from an entry of the same key, in words from the stack pointer; 0 if it is too far away. */
+static uint32_t first_difference(const struct trace *t, const struct memo *m, uint64_t sp)
 {
-	struct hint *hint = hint_of(ip);
-	uint64_t tag = __atomic_load_n(&hint->tag, __ATOMIC_RELAXED);
-	if (tag == ip && (turn & 15 || !memcmp(hint->offsets, t->key_offsets, sizeof hint->offsets)))
+	uint64_t at = sp;
+	for (uint32_t i = 0; i < t->n_words && i < m->n_words; i++) {
+		uint32_t kind = t->steps[i] & KIND_MASK;
+		at += (uint64_t)(int64_t)(int32_t)(t->steps[i] & ~KIND_MASK);
+		if (t->steps[i] != m->steps[i])
+			return 0;
+		if (kind == COMPARE && t->words[i] != m->words[i])
+			return at - sp < 4096 ? (uint32_t)(at - sp) / 8 : 0;
+		if (kind == GO_ON_THERE || kind == GO_ON_AT_RBP)
+			at = t->words[i];
+	}
+	return 0;
+}
+
+/* Make keys of this return address tell the two apart from now on. Returns 0 where that cannot be. */
+static int learn(const struct trace *t, const struct memo *m, const uint64_t *sp)
+{
+	struct hint *hint = hint_of(*sp);
+	uint32_t word = first_difference(t, m, (uint64_t)sp), n = hint->tag == *sp ? hint->n : 0;
+	if (hint->tag != *sp)
+		__atomic_store_n(&hint->by_depth, 0, __ATOMIC_RELEASE);
+	for (uint32_t i = 0; i < n && i < HINT_WORDS; i++)
+		if (hint->offsets[i] == word)
+			word = 0;
+	if (word && n < HINT_WORDS) {
+		__atomic_store_n(&hint->offsets[n], (uint16_t)word, __ATOMIC_RELEASE);
+		__atomic_store_n(&hint->n, (uint16_t)(n + 1), __ATOMIC_RELEASE);
+	} else if (hint->by_depth) {
+		return 0;
+	} else {
+		__atomic_store_n(&hint->n, (uint16_t)n, __ATOMIC_RELEASE);
+		__atomic_store_n(&hint->by_depth, 1, __ATOMIC_RELEASE);
+	}
+	__atomic_store_n(&hint->tag, *sp, __ATOMIC_RELEASE);
+	return 1;
+}
+
+/* Words that are no return address in every stack say nothing, and may differ each time: take the depth instead. */
+static void doubt_hint(const struct trace *t, const uint64_t *sp)
+{
+	struct hint *hint = hint_of(*sp);
+	uint64_t compared[8] = {0}, at = (uint64_t)sp;
+	if (hint->tag != *sp || !hint->n)
 		return;
-	__atomic_store_n(&hint->tag, 0, __ATOMIC_RELEASE);
-	for (int i = 0; i < KEY_FRAMES; i++)
-		__atomic_store_n(&hint->offsets[i], t->key_offsets[i] & ~7u, __ATOMIC_RELEASE);
-	__atomic_store_n(&hint->tag, ip, __ATOMIC_RELEASE);
+	for (uint32_t i = 0; i < t->n_words; i++) {
+		uint32_t kind = t->steps[i] & KIND_MASK;
+		at += (uint64_t)(int64_t)(int32_t)(t->steps[i] & ~KIND_MASK);
+		if (kind == COMPARE && at - (uint64_t)sp < 4096)
+			compared[(at - (uint64_t)sp) / 512] |= 1ull << ((at - (uint64_t)sp) / 8 % 64);
+		if (kind == GO_ON_THERE || kind == GO_ON_AT_RBP)
+			at = t->words[i];
+	}
+	for (uint32_t i = 0; i < hint->n && i < HINT_WORDS; i++) {
+		uint32_t word = hint->offsets[i];
+		if (((uint64_t)sp & 4095) / 8 + word >= 512 || compared[word / 64 % 8] >> (word % 64) & 1)
+			continue;
+		__atomic_store_n(&hint->n, (uint16_t)i, __ATOMIC_RELEASE);
+		__atomic_store_n(&hint->by_depth, 1, __ATOMIC_RELEASE);
+		return;
+	}
+}
+
+/* Which entry a stack gets: a free one, or another's; NULL where too many stacks have the same key for the memo to be of use. */
+static struct memo *choose(const struct trace *t, uint64_t *key, const uint64_t *sp, uint32_t turn)
+{
+	struct memo *set = set_of(*key);
+	for (int way = 0; way < MEMO_WAYS; way++)
+		if (!set[way].key)
+			return &set[way];
+	struct memo *m = &set[turn % MEMO_WAYS];
+	if (m->key != *key)
+		return m;
+	if (!learn(t, m, sp))
+		return turn & 8 ? NULL : m;
+	*key = key_of(sp);
+	set = set_of(*key);
+	return &set[turn % MEMO_WAYS];
 }
 
 static void remember(const struct trace *t, const uint64_t *sp, const struct registers *r, uint32_t site, uint32_t turn)
 {
+	doubt_hint(t, sp);
 	uint64_t key = key_of(sp);
-	struct memo *set = set_of(key), *m = NULL;
-	for (int way = 0; way < MEMO_WAYS && !m; way++)
-		if (!set[way].key)
-			m = &set[way];
+	struct memo *m = choose(t, &key, sp, turn);
 	if (!m)
-		m = &set[turn % MEMO_WAYS];
+		return;
 	uint32_t sequence = __atomic_load_n(&m->sequence, __ATOMIC_RELAXED) & ~1u;
 	if (!__atomic_compare_exchange_n(&m->sequence, &sequence, sequence + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
 		return; /* another thread writes it, or this one did when a signal came */
@@ -131,8 +215,7 @@ static void remember(const struct trace *t, const uint64_t *sp, const struct reg
 	m->rbx = r->rbx - (uint64_t)sp;
 	m->r12 = r->r12 - (uint64_t)sp;
 	m->sp = (uint64_t)sp;
-	for (uint32_t i = 0; i < t->n_words; i++)
-		__atomic_store_n(&m->offsets[i], t->offsets[i], __ATOMIC_RELAXED);
+	memcpy(m->steps, t->steps, t->n_words * sizeof *m->steps);
 	memcpy(m->words, t->words, t->n_words * sizeof *m->words);
 	__atomic_store_n(&m->sequence, sequence + 2, __ATOMIC_RELEASE);
 }
@@ -151,6 +234,17 @@ static void check_against_walk(const struct registers *r, const uint64_t *sp)
 	if (s->n_frames != t.n_frames || s->flags != t.flags || memcmp(tables.frames + s->first_frame, t.frames, 8 * t.n_frames))
 		__atomic_add_fetch(&leakline_agent_disagreements, 1, __ATOMIC_RELAXED);
 }
+
+void print_check(void)
+{
+	char line[96], *to = line;
+	to = put_text(to, "leakline agent: ");
+	to = put_number(to, leakline_agent_checked, 10);
+	to = put_text(to, " checked, ");
+	to = put_number(to, leakline_agent_disagreements, 10);
+	to = put_text(to, " differ\n");
+	syscall_3(SYS_write, 2, (long)line, to - line);
+}
 #endif
 
 static uint32_t walk_and_remember(struct thread *self, const struct registers *registers, const uint64_t *sp, int lasting)
@@ -163,7 +257,6 @@ static uint32_t walk_and_remember(struct thread *self, const struct registers *r
 	uint32_t site = intern_site(trace.frames, trace.n_frames, trace.hash, trace.flags);
 	if (!site || !lasting || trace.dependencies & ON_MORE)
 		return site;
-	learn_hint(&trace, *sp, turn);
 	remember(&trace, sp, registers, site, turn);
 	return site;
 }

@@ -9,18 +9,22 @@ struct memo {
 	uint32_t site;
 	uint64_t key;
 	uint32_t n_words, dependencies;
+	uint32_t steps[MOST_WORDS];
+	uint64_t words[MOST_WORDS];
 	uint64_t rbp, rbx, r12; /* relative to the stack pointer */
 	uint64_t sp;		/* where ON_SP */
-	uint32_t offsets[MOST_WORDS];
-	uint64_t words[MOST_WORDS];
 };
 
-struct hint { /* for a return address: where the next ones lie, as it was last seen */
+/* For a return address: which words above it tell its stacks apart, in words from the stack pointer. Learned where keys were the same. */
+#define HINT_WORDS 10
+struct hint {
 	uint64_t tag;
-	uint32_t offsets[KEY_FRAMES];
+	uint16_t n;
+	uint16_t by_depth; /* no word on the page does: take the stack pointer itself */
+	uint16_t offsets[HINT_WORDS];
 };
 
-#define MEMO_SET_BITS 10
+#define MEMO_SET_BITS 11
 #define MEMO_WAYS 4
 #define MEMO_BYTES (sizeof(struct memo) * MEMO_WAYS << MEMO_SET_BITS)
 #define HINT_BITS 12

@@ -80,22 +80,31 @@ static inline int64_t rbp_offset_of(uint64_t body)
 	return (int16_t)(body >> 16);
 }
 
-/* walk.c: a stack, and all that it was found by. */
+/*
+ * walk.c: a stack, and all that it was found by. A step says where the next word lies, from the place of the one before it (at first the
+ * stack pointer), and what it is for.
+ */
 #define MOST_WORDS 96
-#define KEY_FRAMES 2
-#define RELATIVE 1u /* bit of an offset: what counts is how far the word is from the stack pointer */
+
+enum step_kind {
+	COMPARE,	  /* a return address: must be the same */
+	COMPARE_DISTANCE, /* its distance from the stack pointer must be the same */
+	GO_ON_THERE,	  /* a saved rbp, which is where the next words are found from; it may differ */
+	GO_ON_AT_RBP,	  /* rbp as it came, likewise */
+};
+#define KIND_MASK 7u /* distances are multiples of 8 */
+#define LONGEST_JUMP (32u << 10) /* by rbp without asking: frames are rarely larger */
 
 enum dependency { ON_RBP = 1, ON_RBX = 2, ON_R12 = 4, ON_SP = 8, ON_MORE = 16 /* not to be remembered */ };
 
 struct trace {
 	uint32_t n_frames, n_words;
-	uint32_t dependencies;
-	uint16_t flags; /* enum agent_site_flag */
-	uint16_t cut;   /* by the depth limit, or where no call frame information was */
-	uint64_t hash;
-	uint32_t key_offsets[KEY_FRAMES]; /* of the return addresses above the first, where short rules say */
+	uint32_t dependencies; /* registers whose distance from the stack pointer must be the same */
+	uint16_t flags;        /* enum agent_site_flag */
+	uint16_t cut;	       /* by the depth limit, or where no call frame information was */
+	uint64_t hash, last;   /* last: where the step before ended */
 	uint64_t frames[MOST_FRAMES];
-	uint32_t offsets[MOST_WORDS]; /* from the stack pointer, of every word that was read, in this order */
+	uint32_t steps[MOST_WORDS];
 	uint64_t words[MOST_WORDS];
 };
 

@@ -1,25 +1,23 @@
 /*
  * Walks a stack, and notes all that the result depends on: every word of memory that was read, in the order of reading, and every
  * register that was used while it still had the value it came with. While these are the same, the stack is the same: each word says
- * where the next one is. Addresses of words, and words that are addresses of the stack, count relative to the stack pointer, so that a
- * stack is known again at another depth or in another thread.
+ * where the next one is. Addresses count relative to the stack pointer, or to a saved rbp, so that a stack is known again at another
+ * depth, below a frame of another size, or in another thread.
  */
 #include "unwind.h"
 
 #include <string.h>
 
-/* A frame is rarely larger; what a doubtful rule says beyond it is checked before it is read. */
-#define TRUSTED_FRAME (32u << 10)
-
-static void add_word(struct trace *t, uint64_t sp, uint64_t address, uint64_t word, uint32_t relative)
+static void add_word(struct trace *t, enum step_kind kind, uint64_t sp, uint64_t address, uint64_t word)
 {
-	int64_t offset = (int64_t)(address - sp);
-	if (t->n_words == MOST_WORDS || offset != (int32_t)offset || offset & 7) {
+	int64_t distance = (int64_t)(address - t->last);
+	if (t->n_words == MOST_WORDS || distance != (int32_t)distance || distance & KIND_MASK) {
 		t->dependencies |= ON_MORE;
 		return;
 	}
-	t->offsets[t->n_words] = (uint32_t)offset | relative;
-	t->words[t->n_words++] = relative ? word - sp : word;
+	t->steps[t->n_words] = (uint32_t)distance | kind;
+	t->words[t->n_words++] = kind == COMPARE_DISTANCE ? word - sp : word;
+	t->last = kind == GO_ON_THERE || kind == GO_ON_AT_RBP ? word : address;
 }
 
 static void add_frame(struct trace *t, uint64_t ip)
@@ -29,11 +27,11 @@ static void add_frame(struct trace *t, uint64_t ip)
 	t->hash ^= t->hash >> 29;
 }
 
-static void begin(struct trace *t)
+static void begin(struct trace *t, uint64_t sp)
 {
+	t->last = sp;
 	t->n_frames = t->n_words = t->dependencies = 0;
 	t->flags = t->cut = 0;
-	memset(t->key_offsets, 0, sizeof t->key_offsets);
 	t->hash = 0x6c6561;
 }
 
@@ -51,14 +49,19 @@ static inline uint64_t get_rule(uint64_t ip, uint64_t generation)
 	return derive_rule(ip, tag);
 }
 
+static int is_near(uint64_t address, uint64_t from)
+{
+	return address - from < LONGEST_JUMP && !(address & 7);
+}
+
 /* By short rules, which need no register but rsp and rbp. Returns 0 where a frame has none. */
 static int walk_shortly(struct trace *t, const struct registers *registers, uint64_t sp)
 {
 	uint64_t generation = module_generation;
 	uint64_t cfa = sp + 8, ip = *(const uint64_t *)sp, rbp = registers->rbp, rbp_at = 0;
-	uint32_t rbp_came = ON_RBP;
-	begin(t);
-	add_word(t, sp, sp, ip, 0);
+	int rbp_came = 1;
+	begin(t, sp);
+	add_word(t, COMPARE, sp, sp, ip);
 	for (;;) {
 		if (!ip || ip >> 47)
 			break;
@@ -74,11 +77,14 @@ static int walk_shortly(struct trace *t, const struct registers *registers, uint
 		case RULE_RBP:
 			if (rbp_at) {
 				rbp = *(const uint64_t *)rbp_at;
-				add_word(t, sp, rbp_at, rbp, RELATIVE);
-				rbp_at = 0;
-			} else {
-				t->dependencies |= rbp_came;
+				add_word(t, is_near(rbp, rbp_at) ? GO_ON_THERE : COMPARE_DISTANCE, sp, rbp_at, rbp);
+			} else if (rbp_came && is_near(rbp, t->last)) {
+				add_word(t, GO_ON_AT_RBP, sp, t->last, rbp);
+			} else if (rbp_came) {
+				t->dependencies |= ON_RBP;
 			}
+			rbp_at = 0;
+			rbp_came = 0;
 			next = rbp;
 			break;
 		case RULE_OUTERMOST:
@@ -91,7 +97,7 @@ static int walk_shortly(struct trace *t, const struct registers *registers, uint
 			return 1;
 		}
 		next += (uint64_t)cfa_offset_of(rule);
-		if (next <= cfa || next & 7 || (next - cfa > TRUSTED_FRAME && kind_of(rule) == RULE_RBP && !may_read(next - 16, 16))) {
+		if (next <= cfa || next & 7 || (next - cfa > LONGEST_JUMP && kind_of(rule) == RULE_RBP && !may_read(next - 16, 16))) {
 			t->cut = 1;
 			return 1;
 		}
@@ -101,9 +107,7 @@ static int walk_shortly(struct trace *t, const struct registers *registers, uint
 			rbp_came = 0;
 		}
 		ip = *(const uint64_t *)(cfa - 8);
-		if (t->n_frames <= KEY_FRAMES)
-			t->key_offsets[t->n_frames - 1] = (uint32_t)(cfa - 8 - sp);
-		add_word(t, sp, cfa - 8, ip, 0);
+		add_word(t, COMPARE, sp, cfa - 8, ip);
 	}
 	if (!ip)
 		t->flags = AGENT_OUTERMOST;
@@ -135,12 +139,12 @@ struct context {
 static struct value load(struct context *c, uint64_t address, int moves)
 {
 	uint64_t word = 0;
-	if (address - c->sp > TRUSTED_FRAME * 8ull && !may_read(address, 8)) {
+	if (address - c->sp > LONGEST_JUMP * 8ull && !may_read(address, 8)) {
 		c->failed = 1;
 		return (struct value){0, 0};
 	}
 	memcpy(&word, (const void *)address, 8);
-	add_word(c->trace, c->sp, address, word, moves ? RELATIVE : 0);
+	add_word(c->trace, moves ? COMPARE_DISTANCE : COMPARE, c->sp, address, word);
 	return (struct value){word, moves};
 }
 
@@ -456,7 +460,7 @@ void walk_fully(struct trace *t, const struct registers *registers, const uint64
 	struct context c;
 	struct row row;
 	int interrupted = 0;
-	begin(t);
+	begin(t, (uint64_t)sp);
 	enter(&c, t, registers, (uint64_t)sp);
 	while (c.ip && !(c.ip >> 47)) {
 		add_frame(t, c.ip);
