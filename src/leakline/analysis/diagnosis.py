@@ -147,7 +147,7 @@ def _join_by_form(older: Sequence[_Leader], sites: Sequence[_Site]) -> list[list
 def _confidence(scans: Sequence[HeapScan], kind: str) -> Confidence:
     if kind == "possible":
         return "low"
-    return "high" if len(scans) >= 2 else "medium"
+    return "high" if len(scans) >= 2 or scans[-1].at_end else "medium"
 
 
 def _scan_evidence(scans: Sequence[HeapScan], blocks: int) -> Evidence:
@@ -155,6 +155,10 @@ def _scan_evidence(scans: Sequence[HeapScan], blocks: int) -> Evidence:
         what, count = "the block" if blocks == 1 else f"{blocks} blocks", scans[-1].looks
         text = f"{count} looks, while the program ran on, found no way to {what}; a pointer that moved meanwhile can be missed"
         return Evidence(method="scan", text=text, values={"scans": count, "blocks": blocks})
+    what = "the block" if blocks == 1 else f"any of the {blocks} blocks"
+    if scans[-1].at_end:
+        text = f"at the program's end no root led to {what}"
+        return Evidence(method="scan", text=text, values={"scans": 1, "blocks": blocks})
     looks = len(scans[-2:])
     apart = (scans[-1].time_ns - scans[-2].time_ns) / 1e9 if looks == 2 else 0.0
     text = (
@@ -184,7 +188,7 @@ def _located(
     # Both scans must have called a block lost: only what was allocated before the first can count.
     seconds = (min(trace.ended_ns, scans[-2:][0].time_ns) - trace.began_ns) / 1e9
     low, high = poisson_interval(len(site.recorded))
-    each = bytes_recorded / len(site.recorded) / seconds if seconds > 0 else None
+    each = bytes_recorded / len(site.recorded) / seconds if seconds > 0 and not scans[-1].at_end else None
     evidence = [
         _scan_evidence(scans, len(leaders)),
         Evidence(

@@ -23,4 +23,4 @@ def is_system_frame(frame: Frame) -> bool:
 
 def answering_frame(stack: Sequence[Frame]) -> int | None:
     """Index of the frame to show as the location; None if all are the system's."""
-    return next((i for i, frame in enumerate(stack) if not is_system_frame(frame) and frame.module is not None), None)
+    return next((i for i, frame in enumerate(stack) if not is_system_frame(frame) and (frame.module or frame.file)), None)

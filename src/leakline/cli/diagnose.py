@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakline.cli.options import Duration, Output, fail_on_option, fails, output_options, speaker, target_options
+from leakline.cli.options import Duration, Output, WithCommand, fail_on_option, fails, output_options, speaker, target_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,21 +14,7 @@ if TYPE_CHECKING:
     from leakline.present.screen import Color
 
 
-class _WithCommand(click.Command):
-    """Takes what stands behind `--` as a command to start."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if "--" in args:
-            at = args.index("--")
-            ctx.meta["leakline.command"] = args[at + 1 :]
-            args = args[:at]
-        return super().parse_args(ctx, args)
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
-
-
-@click.command("diagnose", cls=_WithCommand)
+@click.command("diagnose", cls=WithCommand)
 @target_options
 @click.option(
     "--budget",

@@ -19,6 +19,7 @@ from leakline.errors import LeaklineError
 # Name -> the line that `--help` shows. The module of that name in this package holds the command.
 COMMANDS = {
     "diagnose": "Climb from a rising process to the line that leaks.",
+    "run": "Start a program, and name what it has lost at its end, to the line.",
     "scan": "Find the lost heap blocks of a running process.",
     "trace": "Record the allocations of a running process, and tell which are lost.",
     "watch": "Watch processes, and say when their memory is judged to grow.",

@@ -151,6 +151,22 @@ def fail_on_option(function: F) -> F:
     )(function)
 
 
+class WithCommand(click.Command):
+    """Takes what stands behind `--` as a command to start."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take it out, for the others."""
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta["leakline.command"] = args[at + 1 :]
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """With the command."""
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
+
+
 @contextmanager
 def closed_pipe_allowed() -> Iterator[None]:
     """Whoever reads us may have seen enough, as `head` does: that is no error, and what follows goes nowhere."""

@@ -101,6 +101,10 @@ class HeapScan(msgspec.Struct, frozen=True, kw_only=True):
     copied: int
     """Bytes of the target's memory that were looked at."""
     threads: int
+    requested: bool = False
+    """The sizes of lost blocks are those that the program asked for, as leakline's agent recorded them."""
+    at_end: bool = False
+    """The program had done all that it does, its exit handlers too: what is lost then stays lost."""
     looks: int = 1
     """Copies that agree on what is lost: more than one where nothing stood still for them."""
     census: Census | None = None

@@ -37,7 +37,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
 class AllocationTrace(msgspec.Struct, frozen=True, kw_only=True):
     """What a recorder saw."""
 
-    engine: Literal["bpf", "breakpoint"]
+    engine: Literal["bpf", "breakpoint", "agent"]
     began_ns: int
     ended_ns: int
     allocations: tuple[Allocation, ...]

@@ -12,7 +12,8 @@ from leakline.errors import NotPossible
 HEAP = "libleakline-heap.so"
 SMAPS = "libleakline-smaps.so"
 BPF = "heap.bpf.o"
-_PACKAGE_OF = {HEAP: "gcc libc6-dev", SMAPS: "gcc libc6-dev", BPF: "clang libbpf-dev"}
+AGENT = "libleakline-agent.so"
+_PACKAGE_OF = {AGENT: "gcc libc6-dev", HEAP: "gcc libc6-dev", SMAPS: "gcc libc6-dev", BPF: "clang libbpf-dev"}
 
 
 def part_path(name: str) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from leakline.errors import NotPossible
+from leakline.model.ranges import Range, subtract
 from leakline.native.heap import MemoryCopy
 from leakline.session.process_libc import find_libc
 from leakline.sources.allocators.glibc import parse_version
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Sequence
 
-    from leakline.model.ranges import Range
     from leakline.model.vma import Vma
     from leakline.sources.procfs import ProcFs
     from leakline.sources.ptrace import ThreadState
@@ -65,8 +65,11 @@ class Imager:
         with open(libc.path, "rb") as file:
             self._version = parse_version(file.read())
 
-    def take(self) -> HeapImage:
+    def take(self, leave_out: Sequence[Range] = ()) -> HeapImage:
         """Hold the process still while its memory is copied.
+
+        Args:
+            leave_out: memory that holds no pointers.
 
         Raises:
             TargetGone: it ended meanwhile.
@@ -77,7 +80,7 @@ class Imager:
         with PageMap(self._procfs.root, self.pid) as pages, closing(memory):
             vmas = self._procfs.maps(self.pid)
             shared = shmem_size(vmas)
-            runs = pages.own_runs(vmas)
+            runs = subtract(pages.own_runs(vmas), leave_out)
             buffer = self._buffer(int(_size(runs) * _HEADROOM[0]) + _HEADROOM[1] + shared)
             if self._max_pause is not None:
                 self._require_short(memory, runs, buffer, self._max_pause)
@@ -90,7 +93,7 @@ class Imager:
                         vmas = self._procfs.maps(self.pid)
                         calm = attempt == _ATTEMPTS - 1 or not self._busy(process.threads, vmas)
                         if calm:
-                            runs = pages.own_runs(vmas)
+                            runs = subtract(pages.own_runs(vmas), leave_out)
                             if _size(runs) + shared > len(buffer):
                                 buffer = self._buffer(_size(runs) + shared)
                             copied = memory.copy(runs, buffer, self._until(process.began_ns))
@@ -113,11 +116,12 @@ class Imager:
         """
         return glance(self._procfs, self.pid, self._stop_deadline, sharers(self.pid, self._procfs.pids()))
 
-    def take_running(self, threads: Sequence[ThreadState]) -> HeapImage:
+    def take_running(self, threads: Sequence[ThreadState], leave_out: Sequence[Range] = ()) -> HeapImage:
         """Copy its memory while it runs on and changes it.
 
         Args:
             threads: its registers as they were.
+            leave_out: memory that holds no pointers.
 
         Raises:
             TargetGone: it ended meanwhile.
@@ -126,7 +130,7 @@ class Imager:
         memory = RemoteMemory(self._procfs.root, self.pid)
         with PageMap(self._procfs.root, self.pid) as pages, closing(memory):
             vmas = self._procfs.maps(self.pid)
-            runs = pages.own_runs(vmas)
+            runs = subtract(pages.own_runs(vmas), leave_out)
             buffer = self._buffer(_size(runs) + shmem_size(vmas))
             copied = memory.copy(runs, buffer)
             held = kernel_pointers(self._procfs.root, self.pid, epoll_descriptors(self._procfs.root, self.pid))

@@ -15,7 +15,7 @@ from leakline.model.finding import Report
 from leakline.session.diagnosing import Diagnosis
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from leakline.session.interruption import Interruption
     from leakline.sources.procfs import ProcFs
@@ -31,6 +31,24 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     reports: tuple[Report, ...]
 
 
+def start(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, name: str | None = None
+) -> subprocess.Popen[bytes] | Outcome:
+    """Start a program, or say on stderr why it cannot be started, with the status that env(1) gives then.
+
+    Args:
+        command: the program and its arguments.
+        environment: its own; ours if None.
+        name: what to call it.
+
+    """
+    try:
+        return subprocess.Popen(list(command), env=environment)
+    except OSError as error:
+        sys.stderr.write(f"leakline: cannot start {name or command[0]}: {error.strerror}\n")
+        return Outcome(status=127 if isinstance(error, FileNotFoundError) else 126, reports=())
+
+
 def diagnose_command(
     procfs: ProcFs,
     command: Sequence[str],
@@ -41,11 +59,9 @@ def diagnose_command(
 ) -> Outcome:
     """Start a program, diagnose it while it runs, write the report to stderr (or where `write` puts it), and wait for its end."""
     with interruption.listening():
-        try:
-            program = subprocess.Popen(list(command))
-        except OSError as error:
-            sys.stderr.write(f"leakline: cannot start {command[0]}: {error.strerror}\n")
-            return Outcome(status=127 if isinstance(error, FileNotFoundError) else 126, reports=())
+        program = start(command)
+        if not isinstance(program, subprocess.Popen):
+            return program
         reports: Sequence[Report] = ()
         try:
             _wait_for_libc(procfs, program, interruption)

@@ -12,6 +12,7 @@ import msgspec
 from leakline.analysis.diagnosis import find_lost, find_outstanding, rank
 from leakline.analysis.heap_growth import CensusAt, growing, grown_since
 from leakline.errors import LeaklineError
+from leakline.model.stack import Frame
 from leakline.session.imaging import STOP_DEADLINE_SECONDS
 from leakline.session.reporting import build_report
 from leakline.session.saved_scans import EarlierCensus, held_by_mapping, save_image, search_file
@@ -87,7 +88,11 @@ def look(procfs: ProcFs, pid: int, options: ScanOptions, *, interruption: Interr
         auxiliary = procfs.auxiliary_vector(pid)
         save_image(options.save, scanner.image, target, auxiliary, lambda vma: procfs.mapped_file(pid, vma))
         say(f"the image is in {options.save}: `leakline scan --open` reads it")
-    findings = find_lost(scans, None, {}) + growing(censuses) + _grown(options.before, target, scans[-1])
+    trace, frames = scanner.trace, dict[int, tuple[Frame, ...]]()
+    if trace is not None:
+        placed, frames = with_stacks(procfs, pid, trace.allocations, say)
+        trace = msgspec.structs.replace(trace, allocations=placed)
+    findings = find_lost(scans, trace, frames) + growing(censuses) + _grown(options.before, target, scans[-1])
     return build_report(procfs, target, scans, rank(findings), began_ns=began)
 
 

@@ -51,7 +51,7 @@ def build_report(
     unseen = not_judged(after if before is None else before, after, last.heap_ranges if last else (), last.problems if last else ())
     return Report(
         target=target,
-        bytes_are="usable",
+        bytes_are="requested" if last is not None and last.requested else "usable",
         summary=summarise(scans),
         findings=tuple(findings),
         retained_free=RetainedFree(bytes=last.retained_free if last else None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import zlib
 from typing import TYPE_CHECKING
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from leakline.model.heap import HeapScan, LostBlock
+from leakline.session.attributing import attribute
 from leakline.session.imaging import STOP_DEADLINE_SECONDS, Imager
 from leakline.session.searching import Details, search
 from leakline.session.symbolising import resolver_for
+from leakline.sources.agent import find_agent
 
 if TYPE_CHECKING:
+    from leakline.model.trace import AllocationTrace
     from leakline.sources.heap_image import HeapImage
     from leakline.sources.procfs import ProcFs
     from leakline.sources.ptrace import ThreadState
@@ -51,6 +55,9 @@ class Scanner:
         self._procfs = procfs
         self._details = details or Details()
         self._imager = Imager(procfs, pid, stop_deadline=stop_deadline, max_pause=max_pause)
+        self._agent = find_agent(procfs, pid, procfs.maps(pid))
+        self.trace: AllocationTrace | None = None
+        """Who allocated what the last look calls lost, where leakline's agent recorded it."""
         self.image: HeapImage | None = None
         """The process as the last look found it."""
 
@@ -64,7 +71,7 @@ class Scanner:
         """
         began = time.monotonic_ns()
         self.image = None  # two copies at a time would be one too many
-        self.image = self._imager.take()
+        self.image = self._imager.take(leave_out=self._agent.state().own if self._agent is not None else ())
         return self._search(self.image, began)
 
     def scan_running(self, looks: int) -> HeapScan:
@@ -91,7 +98,7 @@ class Scanner:
                 threads, stood = self._imager.glance()
                 stopped_ns += stood
             self.image = None
-            self.image = self._imager.take_running(threads)
+            self.image = self._imager.take_running(threads, leave_out=self._agent.state().own if self._agent is not None else ())
             scan = self._search(self.image, began)
             if scan.problems and attempts < _ATTEMPTS:
                 continue  # malloc was at work: its lists did not fit together
@@ -103,7 +110,13 @@ class Scanner:
         return msgspec.structs.replace(scans[-1], lost=lost, stopped_ns=stopped_ns, looks=looks)
 
     def _search(self, image: HeapImage, began_ns: int) -> HeapScan:
-        return search(image, resolver_for(self._procfs, image.pid, image.vmas), began_ns, self._details)
+        scan = search(image, resolver_for(self._procfs, image.pid, image.vmas), began_ns, self._details)
+        if self._agent is None:
+            return scan
+        started = self._procfs.stat(image.pid).start_ticks / os.sysconf("SC_CLK_TCK")
+        started_ns = began_ns - int((time.clock_gettime(time.CLOCK_BOOTTIME) - started) * 1e9)
+        scan, self.trace = attribute(self._agent, scan, started_ns, began_ns)
+        return scan
 
 
 def _same(before: tuple[LostBlock, int], now: tuple[LostBlock, int] | None) -> bool:

@@ -38,7 +38,10 @@ def with_stacks(
         return tuple(allocations), {}
     completed = []
     for allocation in allocations:
-        exact = unwind(allocation.top, resolver.frame_rule) if allocation.top is not None else ()
+        if allocation.top is None:
+            completed.append(allocation)
+            continue
+        exact = unwind(allocation.top, resolver.frame_rule)
         stack = joined(exact, allocation.stack)
         completed.append(msgspec.structs.replace(allocation, stack=stack, exact=max(len(exact), 1), top=None))
     frames = resolver.frames({address for allocation in completed for address in allocation.stack})

@@ -178,6 +178,19 @@ class RemoteMemory:
         done = self._readv(local, (_Iovec * 1)(remote), 1)
         return buffer.raw[: max(done, 0)]
 
+    def gather(self, addresses: Sequence[int], size: int) -> list[bytes]:
+        """So many bytes from each address; empty where they cannot be read."""
+        found: list[bytes] = []
+        while len(found) < len(addresses):
+            batch = addresses[len(found) : len(found) + _IOV_MAX]
+            buffer = ctypes.create_string_buffer(size * len(batch))
+            remote = (_Iovec * len(batch))(*(_Iovec(address, size) for address in batch))
+            whole = max(self._readv(_Iovec(ctypes.addressof(buffer), len(buffer)), remote, len(batch)), 0) // size
+            found += [buffer.raw[size * i : size * (i + 1)] for i in range(whole)]
+            if whole < len(batch):
+                found.append(b"")
+        return found
+
     def _readv(self, local: _Iovec, remote: ctypes.Array[_Iovec], count: int) -> int:
         arguments = (ctypes.byref(local), ctypes.c_ulong(1), remote, ctypes.c_ulong(count), ctypes.c_ulong(0))
         done = int(self._libc.process_vm_readv(self._pid, *arguments))

@@ -1,0 +1,98 @@
+"""Valgrind memcheck's XML output, protocol 4 (docs/internals/xml-output-protocol4.txt of valgrind 3.19)."""
+
+from __future__ import annotations
+
+import os
+import re
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
+
+from leakline.errors import ParseError
+from leakline.model.checker import CheckerLog, LeakRecord
+from leakline.model.names import readable
+from leakline.model.stack import Frame
+
+if TYPE_CHECKING:
+    from leakline.model.heap import BlockKind
+
+_KINDS: dict[str, BlockKind] = {
+    "Leak_DefinitelyLost": "definite",
+    "Leak_IndirectlyLost": "indirect",
+    "Leak_PossiblyLost": "possible",
+    "Leak_StillReachable": "reachable",
+}
+_DIRECT = re.compile(r"^[\d,]+ \(([\d,]+) direct, ([\d,]+) indirect\) bytes")
+_VERSION = re.compile(r"Using Valgrind-(\S+)")
+_ALLOCATOR = "/vgpreload_"
+_MOST = 1 << 62
+
+
+def parse_memcheck(data: bytes, name: str) -> CheckerLog:
+    """What memcheck wrote with --xml=yes.
+
+    Raises:
+        ParseError: it is something else, or cut short, as where the program was killed.
+
+    """
+    try:
+        root = ET.fromstring(data)  # noqa: S314
+    except (ET.ParseError, ValueError) as error:
+        raise ParseError(f"{name} is not valgrind's XML: {error}", hint="Was valgrind killed before its end?") from error
+    if root.tag != "valgrindoutput" or root.findtext("tool") != "memcheck":
+        raise ParseError(f"{name} is not the output of valgrind memcheck", hint="--tool=memcheck --xml=yes --xml-file=FILE")
+    preamble = " ".join(line.text or "" for line in root.iterfind("preamble/line"))
+    version = _VERSION.search(preamble)
+    records, others = [], 0
+    for entry in root.iterfind("error"):
+        kind = _KINDS.get(entry.findtext("kind") or "")
+        if kind is None:
+            others += 1
+        else:
+            records.append(_record(entry, kind, name))
+    program = root.findtext("args/argv/exe")
+    return CheckerLog(
+        checker=f"valgrind {readable(version[1])}" if version else "valgrind",
+        pid=_number(root.findtext("pid"), name),
+        command=None if program is None else readable(os.path.basename(program)),
+        records=tuple(records),
+        other_errors=others,
+        knows=("definite", "indirect", "possible", "reachable"),
+    )
+
+
+def _record(error: ET.Element, kind: BlockKind, name: str) -> LeakRecord:
+    size = _number(error.findtext("xwhat/leakedbytes"), name)
+    direct = _DIRECT.match(error.findtext("xwhat/text") or "")
+    indirect = 0
+    if direct is not None:
+        size, indirect = _number(direct[1], name), _number(direct[2], name)
+    frames = [frame for frame in error.iterfind("stack/frame") if _ALLOCATOR not in (frame.findtext("obj") or "")]
+    return LeakRecord(
+        kind=kind,
+        bytes=size,
+        blocks=_number(error.findtext("xwhat/leakedblocks"), name),
+        indirect_bytes=indirect if kind == "definite" else None,
+        stack=tuple(_frame(frame, name) for frame in frames),
+    )
+
+
+def _frame(frame: ET.Element, name: str) -> Frame:
+    folder, file, line, module = (frame.findtext(tag) for tag in ("dir", "file", "line", "obj"))
+    function = frame.findtext("fn")
+    return Frame(
+        function=None if function is None else readable(function),
+        file=None if file is None else readable(os.path.join(folder, file) if folder else file),
+        line=None if line is None else _number(line, name),
+        module=None if module is None else readable(os.path.basename(module)),
+        address=_number(frame.findtext("ip"), name, 16),
+    )
+
+
+def _number(text: str | None, name: str, base: int = 10) -> int:
+    try:
+        number = int((text or "").replace(",", ""), base)
+    except ValueError as error:
+        raise ParseError(f"{name} is not sound: {text!r} is no number") from error
+    if not 0 <= number < (_MOST if base == 10 else 1 << 64):
+        raise ParseError(f"{name} is not sound: {text!r}")
+    return number

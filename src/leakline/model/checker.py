@@ -1,0 +1,35 @@
+"""What other leak checkers say, in their own terms."""
+
+from __future__ import annotations
+
+import msgspec
+
+from leakline.model.heap import BlockKind
+from leakline.model.stack import Frame
+
+
+class LeakRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Blocks of one kind from one stack."""
+
+    kind: BlockKind
+    bytes: int
+    """As requested; what hangs on them not counted."""
+    blocks: int
+    indirect_bytes: int | None
+    """Of the blocks that hang on them; None where the checker does not say."""
+    stack: tuple[Frame, ...]
+    """The allocator's caller first."""
+
+
+class CheckerLog(msgspec.Struct, frozen=True, kw_only=True):
+    """One process's report."""
+
+    checker: str
+    """Its name and, if it tells, its version."""
+    pid: int
+    command: str | None
+    records: tuple[LeakRecord, ...]
+    other_errors: int
+    """Errors that are no leaks, such as invalid reads."""
+    knows: tuple[BlockKind, ...]
+    """The kinds that this checker tells apart: the others are unknown, not none."""

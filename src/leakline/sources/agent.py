@@ -1,0 +1,183 @@
+"""What the agent (native/agent/) recorded in a process, read from outside."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from leakline.errors import ParseError
+from leakline.formats.elf import Elf
+from leakline.native.parts import AGENT
+from leakline.sources.remote_memory import RemoteMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from leakline.model.ranges import Range
+    from leakline.model.vma import Vma
+    from leakline.sources.procfs import ProcFs
+
+Phase = Literal["starting", "recording", "waiting", "off"]
+_PHASES: tuple[Phase, ...] = ("starting", "recording", "waiting", "off")
+_MAGIC, _VERSION = 0x656E696C6B61656C, 1
+_MOST_RANGES = 32
+_UNKNOWN_SIZE = 0xFFFFFFFF
+_MOST_FRAMES = 1 << 12
+_COMPLETE = 1
+_SYMBOL = "leakline_agent_state"
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_uint64), ("end", ctypes.c_uint64))
+
+
+class _State(ctypes.Structure):
+    """struct agent_state of native/agent/agent.h."""
+
+    _fields_ = (
+        ("magic", ctypes.c_uint64),
+        ("version", ctypes.c_uint32),
+        ("phase", ctypes.c_uint32),
+        ("shadow", ctypes.c_uint64),
+        ("sites", ctypes.c_uint64),
+        ("n_sites", ctypes.c_uint64),
+        ("frames", ctypes.c_uint64),
+        ("n_frames", ctypes.c_uint64),
+        ("allocations", ctypes.c_uint64),
+        ("memo_hits", ctypes.c_uint64),
+        ("memo_misses", ctypes.c_uint64),
+        ("truncated", ctypes.c_uint64),
+        ("waiting_tid", ctypes.c_int32),
+        ("exit_status", ctypes.c_int32),
+        ("waiting_sp", ctypes.c_uint64),
+        ("waiting_registers", ctypes.c_uint64 * 6),
+        ("own", _Range * _MOST_RANGES),
+        ("n_own", ctypes.c_uint64),
+        ("shadow_enabled", ctypes.c_uint64),
+        ("why_off", ctypes.c_char * 128),
+    )
+
+
+_SITE = struct.Struct("<IHHII")
+
+
+class AgentState(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent's own account of itself."""
+
+    phase: Phase
+    why_off: str
+    allocations: int
+    """Recorded so far."""
+    memo_hits: int
+    memo_misses: int
+    truncated: int
+    """Stacks whose outermost frame was not reached."""
+    waiting_tid: int
+    """The thread that waits for the check at the end; 0 while none does."""
+    waiting_stack_pointer: int
+    """Where its stack ended when it began to wait, on a stack of the agent's."""
+    waiting_registers: tuple[int, ...]
+    """Rbx rbp r12 r13 r14 r15, then."""
+    own: tuple[Range, ...]
+    """Memory of the agent itself: it holds no pointers of the program's."""
+    shadow_enabled: int
+    """Bytes of the table of sites and sizes that can be written."""
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """Who allocated a block."""
+
+    size: int | None
+    """As requested; None where that is not known."""
+    stack: tuple[int, ...]
+    """Return addresses, the allocator's caller first."""
+
+
+class Agent:
+    """Reads the agent's tables in a process.
+
+    Args:
+        procfs: where it is.
+        pid: which.
+        address: of its struct agent_state.
+
+    Raises:
+        ParseError: there is none, or it is of another version.
+
+    """
+
+    def __init__(self, procfs: ProcFs, pid: int, address: int) -> None:
+        self._memory = RemoteMemory(procfs.root, pid)
+        self._address = address
+        self._stacks: dict[int, tuple[int, ...]] = {}
+        self.state()
+
+    def state(self) -> AgentState:
+        """As it is now."""
+        raw = self._raw()
+        return AgentState(
+            phase=_PHASES[raw.phase] if raw.phase < len(_PHASES) else "off",
+            why_off=raw.why_off.decode(errors="replace"),
+            allocations=raw.allocations,
+            memo_hits=raw.memo_hits,
+            memo_misses=raw.memo_misses,
+            truncated=raw.truncated,
+            waiting_tid=raw.waiting_tid,
+            waiting_stack_pointer=raw.waiting_sp,
+            waiting_registers=tuple(raw.waiting_registers),
+            own=tuple((r.start, r.end) for r in raw.own[: min(raw.n_own, _MOST_RANGES)] if r.start < r.end),
+            shadow_enabled=raw.shadow_enabled,
+        )
+
+    def _raw(self) -> _State:
+        data = self._memory.read(self._address, ctypes.sizeof(_State))
+        if len(data) < ctypes.sizeof(_State):
+            raise ParseError("the agent's tables cannot be read", hint="Start the program with `leakline run` again.")
+        raw = _State.from_buffer_copy(data)
+        if (raw.magic, raw.version) != (_MAGIC, _VERSION):
+            raise ParseError(
+                "the agent in the process is of another version of leakline", hint="Start the program with `leakline run` again."
+            )
+        return raw
+
+    def recorded(self, addresses: Iterable[int]) -> dict[int, Recorded]:
+        """Who allocated the blocks at these addresses; those of which nothing is known are left out."""
+        raw = self._raw()
+        wanted = list(addresses)
+        if not raw.shadow:
+            return {}
+        entries = self._memory.gather([raw.shadow + (address >> 4) * 4 for address in wanted], 8)
+        found = {}
+        for address, entry in zip(wanted, entries, strict=True):
+            site, size = struct.unpack("<II", entry) if len(entry) == 8 else (0, 0)
+            stack = self._stack(raw, site)
+            if stack:
+                found[address] = Recorded(None if size == _UNKNOWN_SIZE else size, stack)
+        return found
+
+    def _stack(self, raw: _State, number: int) -> tuple[int, ...]:
+        if not 0 < number < raw.n_sites:
+            return ()
+        if number not in self._stacks:
+            data = self._memory.read(raw.sites + number * _SITE.size, _SITE.size)
+            first, count, *_ = _SITE.unpack(data) if len(data) == _SITE.size else (0, 0)
+            frames = (
+                self._memory.read(raw.frames + 8 * first, 8 * min(count, _MOST_FRAMES)) if first + count <= raw.n_frames else b""
+            )
+            self._stacks[number] = struct.unpack(f"<{len(frames) // 8}Q", frames[: len(frames) // 8 * 8])
+        return self._stacks[number]
+
+
+def find_agent(procfs: ProcFs, pid: int, vmas: Sequence[Vma]) -> Agent | None:
+    """The agent in a process that `leakline run` started; None where there is none."""
+    first = next((vma for vma in vmas if vma.path is not None and vma.path.endswith(f"/{AGENT}")), None)
+    path = None if first is None else procfs.mapped_file(pid, first)
+    if first is None or path is None:
+        return None
+    with Elf.open(path, AGENT) as elf:
+        symbol = elf.symbols().named(_SYMBOL)
+        bias = elf.load_bias(first.start, first.offset)
+    return None if symbol is None or bias is None else Agent(procfs, pid, symbol.address + bias)
