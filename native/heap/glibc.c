@@ -6,8 +6,9 @@
 enum { PREV_INUSE = 1, IS_MMAPPED = 2, FLAGS = 7, ALIGN = 16, MINSIZE = 32, FENCE = 16 };
 
 /* Add the chunks in use from `first` up to `end` (the arena's top chunk, or the end of an older heap of an arena).
- * A chunk is in use when the next one says so; what tcaches and fastbins hold looks in use and is taken out later. */
-void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, struct walk_result *r)
+ * A chunk is in use when the next one says so; what tcaches and fastbins hold looks in use and is taken out later. `torn`: it was copied while
+ * the program changed it. */
+void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, int torn, struct walk_result *r)
 {
 	uint64_t chunk = first, first_block = h->n_blocks, header, next, before;
 	*r = (struct walk_result){.end = WALK_REACHED_END};
@@ -39,7 +40,7 @@ void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, struct wal
 				r->end = WALK_NO_MEMORY;
 				break;
 			}
-		} else if (heap_word(h, chunk + size, &before) && before == size) {
+		} else if (torn || (heap_word(h, chunk + size, &before) && before == size)) {
 			r->free_bytes += size;
 		} else { /* a free chunk's size stands again before the next one */
 			r->end = WALK_CORRUPT;

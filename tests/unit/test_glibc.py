@@ -75,6 +75,7 @@ def reported(version: GlibcVersion, *, broken_bins: int, mutex: int, top_size: i
         (1, 0, 4096, "at work", 0),
         (2, 1, 4096, "at work", 1),
         (9, 0, 4096, "running", 0),
+        (0, 0, 16, "running", 0),
         (0, 0, 8192, "at rest", 1),
         (0, 1, 8192, "at rest", 0),  # the break was moved, and the top chunk's size is set afterwards
         (0, 0, 8192, "at work", 0),

@@ -411,7 +411,9 @@ def test_a_free_chunk_whose_size_does_not_stand_behind_it_is_corrupt() -> None:
     copy, top = image.copy()
     with Heap(copy) as heap:
         walk = heap.walk(BASE, top)
-    assert (walk.end, walk.stopped_at) == ("corrupt", BASE + 32)
+        assert (walk.end, walk.stopped_at) == ("corrupt", BASE + 32)
+    with Heap(copy) as heap:
+        assert heap.walk(BASE, top, torn=True).end == "end"
 
 
 def test_one_fencepost_is_none() -> None:

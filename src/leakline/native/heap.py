@@ -248,10 +248,18 @@ class Heap:
     def __exit__(self, *_: object) -> None:
         self._library.leakline_heap_free(self._heap)
 
-    def walk(self, first: int, end: int) -> Walk:
-        """Add the chunks from first to end."""
+    def walk(self, first: int, end: int, *, torn: bool = False) -> Walk:
+        """Add the chunks from first to end.
+
+        Args:
+            first: address of the first.
+            end: where the last one ends.
+            torn: it was copied while the program changed it: a free chunk's two sizes may differ.
+
+        """
         result = _WalkResult()
-        self._library.leakline_heap_walk(self._heap, ctypes.c_uint64(first), ctypes.c_uint64(end), ctypes.byref(result))
+        arguments = ctypes.c_uint64(first), ctypes.c_uint64(end), ctypes.c_int(torn), ctypes.byref(result)
+        self._library.leakline_heap_walk(self._heap, *arguments)
         if result.end >= len(_WALK_ENDS):
             raise _no_memory()
         return Walk(

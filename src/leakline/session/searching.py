@@ -61,7 +61,7 @@ def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details
         why = f"{image.unread_because}, and may hold pointers: nothing is called definite"
         problems.append(f"{image.unread} bytes of memory {why}")
     with Heap(image.copy) as heap:
-        layout = add_blocks(heap, image.version, arenas, list(image.vmas))
+        layout = add_blocks(heap, image.version, arenas, list(image.vmas), moment=_moment(image))
         files = [(vma.start, vma.end) for vma in image.vmas if vma.is_file and vma.perms[0] == "r"]
         code = [(vma.start, vma.end) for vma in image.vmas if vma.is_file and vma.perms[2] == "x"]
         ended = ended_stacks(((state.tid, state.thread_pointer) for state in image.threads), image.copy.words)

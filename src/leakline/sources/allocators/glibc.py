@@ -294,6 +294,8 @@ def find_arenas(
         runs = list(found.runs)
         top = copy.word(address + layout.top) or 0
         size = _top_size(copy, top, found.end, busy=busy) if runs else 0
+        if size is None and moment == "running":
+            size = max(found.end - top, 0)
         if size is None:
             problems.append(f"{corrupt}: its top chunk does not reach the end of its heap")
             # The walk tells how far its chunks go.
@@ -318,7 +320,7 @@ def find_arenas(
 
 
 def _walk(
-    heap: Heap, first: int, end: int, problems: list[str], *, main: bool, begins: bool, older: bool
+    heap: Heap, first: int, end: int, problems: list[str], *, main: bool, begins: bool, older: bool, torn: bool
 ) -> tuple[int, list[tuple[int, int]]]:
     """Walk a run of chunks; returns free bytes, and the gaps that are no heap, or could not be read as one.
 
@@ -330,7 +332,7 @@ def _walk(
     gaps: list[tuple[int, int]] = []
     begin = first
     while first < end:
-        walk = heap.walk(first, end)
+        walk = heap.walk(first, end, torn=torn)
         free += walk.free_bytes
         if walk.end == "fencepost" and older and end - walk.stopped_at <= 48:
             break
@@ -351,7 +353,9 @@ def _walk(
     return free, gaps
 
 
-def add_blocks(heap: Heap, version: GlibcVersion, arenas: list[Arena], vmas: list[Vma]) -> HeapLayout:
+def add_blocks(
+    heap: Heap, version: GlibcVersion, arenas: list[Arena], vmas: list[Vma], *, moment: Moment = "at rest"
+) -> HeapLayout:
     """Add all blocks of the process to `heap`, indexed, with the allocator's free lists taken out."""
     bookkeeping: list[tuple[int, int]] = []
     problems: list[str] = []
@@ -359,7 +363,8 @@ def add_blocks(heap: Heap, version: GlibcVersion, arenas: list[Arena], vmas: lis
     for number, arena in enumerate(arenas):
         gaps: list[tuple[int, int]] = []
         for age, (first, end) in enumerate(arena.heaps):
-            more, found = _walk(heap, first, end, problems, main=number == 0, begins=arena.begins, older=age > 0)
+            kind = {"main": number == 0, "begins": arena.begins, "older": age > 0, "torn": moment == "running"}
+            more, found = _walk(heap, first, end, problems, **kind)
             free += more
             gaps += found
         if number == 0 and arena.heaps:
@@ -384,7 +389,7 @@ def add_blocks(heap: Heap, version: GlibcVersion, arenas: list[Arena], vmas: lis
     tcaches = heap.tcaches(version.tcache)
     if tcaches is None:
         problems.append("too many blocks look like a thread's cache: some that are free may be called lost")
-    elif tcaches.damaged:
+    elif tcaches.damaged and moment != "running":
         problems.append(f"{tcaches.damaged} caches of threads are corrupt: some blocks that are free may be called lost")
     for arena in arenas:
         sizes_and_heads = enumerate(arena.fastbins, 2)
