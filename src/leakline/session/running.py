@@ -202,8 +202,8 @@ class Run:
         trace = msgspec.structs.replace(trace, allocations=placed)
         if pid == self._root or scan.total("definite").blocks:
             self._say(
-                f"process {pid} ({member.target.command}): {state.allocations:,} allocations, stacks known from {state.memo_hits:,}, "
-                f"unwound for {state.memo_misses:,}; {state.shadow_enabled >> 20:,} MiB of tables; checked in "
+                f"process {pid} ({member.target.command}): {state.allocations:,} allocations, stacks known from "
+                f"{state.memo_hits:,}, unwound for {state.memo_misses:,}; {state.shadow_enabled >> 20:,} MiB of tables; checked in "
                 f"{(time.monotonic_ns() - began) / 1e6:.0f} ms"
             )
         return build_report(self._procfs, member.target, [scan], find_lost([scan], trace, frames), began_ns=member.began_ns)
