@@ -115,6 +115,16 @@ class Process:
         symbol = table.at(address - bias)
         return symbol.name if symbol else Path(vma.path).name
 
+    def words(self, symbol: str, count: int) -> list[int]:
+        """An array of the program's."""
+        path = os.readlink(f"/proc/{self.pid}/exe")
+        vma = next(v for v in self._maps if v.path == path)
+        self.name(vma.start)
+        bias, table = self._tables[path]
+        found = table.named(symbol)
+        assert found is not None
+        return list(struct.unpack(f"<{count}Q", self.memory.read(bias + found.address, 8 * count)))
+
     def stack(self, block: int) -> list[str]:
         """Names of the functions on the stack that allocated it; the caller of malloc first."""
         number, _ = self.record(block)

@@ -30,7 +30,9 @@ static uint64_t shorten(const struct row *row)
 	return pack(row->cfa_register == RSP ? RULE_RSP : RULE_RBP, row->cfa_offset, saved ? rbp->value : 0);
 }
 
-/* Find the rule of a return address, and keep it. Writers may race: the tag goes last, and readers look at it twice. */
+#define BUSY 1 /* a tag of no address: somebody writes the rule */
+
+/* Find the rule of a return address, and keep it unless another thread writes in the same place. Readers look at the tag twice. */
 uint64_t derive_rule(uint64_t ip, uint64_t tag)
 {
 	static uint32_t turn;
@@ -43,7 +45,9 @@ uint64_t derive_rule(uint64_t ip, uint64_t tag)
 			victim = &set[way];
 	if (!victim)
 		victim = &set[__atomic_fetch_add(&turn, 1, __ATOMIC_RELAXED) % RULE_WAYS];
-	__atomic_store_n(&victim->tag, 0, __ATOMIC_RELEASE);
+	uint64_t was = __atomic_load_n(&victim->tag, __ATOMIC_RELAXED);
+	if (was == BUSY || !__atomic_compare_exchange_n(&victim->tag, &was, BUSY, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+		return body;
 	__atomic_store_n(&victim->body, body, __ATOMIC_RELEASE);
 	__atomic_store_n(&victim->tag, tag, __ATOMIC_RELEASE);
 	return body;

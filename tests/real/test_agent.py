@@ -1,0 +1,397 @@
+"""The agent in real programs: which stacks and sizes it records, how processes end with it, and what it must not disturb."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from leakline.errors import NotPossible
+from leakline.native.parts import part_path
+from tests.agent import OFF, WAITING, Parent, Process, State, wait_for
+from tests.conftest import TARGETS, Build
+
+ROOT = Path(__file__).parents[2]
+ENTRIES = {
+    "by_malloc": 101,
+    "by_calloc": 102,
+    "by_realloc": 103,
+    "by_reallocarray": 104,
+    "by_memalign": 105,
+    "by_aligned_alloc": 128,
+    "by_posix_memalign": 107,
+    "by_valloc": 108,
+    "by_pvalloc": 109,
+    "by_strdup": 11,
+    "by_in_place": 299,
+    "by_failing": 112,
+    "by_mmap": 40 << 20,
+    "by_huge": 0xFFFFFFFF,
+    "by_zero": 0,
+}
+LEVELS = [["-g", "-O0"], ["-O2"], ["-O3", "-fno-omit-frame-pointer"]]
+Look = Callable[[Process], None]
+
+
+@pytest.fixture(scope="session")
+def agent() -> Path:
+    """The library."""
+    try:
+        return part_path("libleakline-agent.so")
+    except NotPossible as error:
+        pytest.skip(error.message)
+
+
+@pytest.fixture(scope="session")
+def checking_agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The agent that walks every stack again, and compares."""
+    out = tmp_path_factory.mktemp("agent") / "libleakline-agent-check.so"
+    sources = sorted(str(path) for name in ("agent", "unwind") for path in (ROOT / "native" / name).glob("*.c"))
+    flags = f"@{ROOT / 'native/agent/flags'}"
+    subprocess.run(["gcc", flags, "-DLEAKLINE_AGENT_SELF_CHECK", *sources, "-o", str(out)], check=True)
+    return out
+
+
+class Seen:
+    """What was read of one program at its end."""
+
+    def __init__(self, blocks: int = 0) -> None:
+        self._wanted = blocks
+        self.states: list[State] = []
+        self.pids: list[int] = []
+        self.blocks: list[int] = []
+        self.stacks: list[list[str]] = []
+        self.sizes: list[int] = []
+        self.outermost: list[bool] = []
+        self.sites: list[int] = []
+
+    def __call__(self, process: Process) -> None:
+        self.states.append(process.state())
+        self.pids.append(process.pid)
+        if not self._wanted:
+            return
+        self.blocks = [word for word in process.words("blocks", self._wanted) if word]
+        for block in self.blocks:
+            site, size = process.record(block)
+            self.sites.append(site)
+            self.sizes.append(size)
+            self.stacks.append(process.stack(block) if site else [])
+            self.outermost.append(bool(site) and process.site(site).reached_outermost)
+
+    def chains(self) -> set[tuple[str, ...]]:
+        """The distinct stacks, up to main."""
+        return {tuple(stack[: stack.index("main") + 1] if "main" in stack else stack) for stack in self.stacks}
+
+
+@pytest.mark.parametrize("flags", LEVELS, ids=lambda flags: flags[-1])
+def test_every_entry_point(agent: Path, build: Build, flags: list[str]) -> None:
+    seen = Seen(15)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("allocates.c", *flags)).returncode == 0
+    assert seen.sizes == list(ENTRIES.values())
+    libc_only = [stack for stack in seen.stacks if stack[0] not in ENTRIES]
+    assert len(libc_only) == 1  # strdup, which is in libc itself
+    assert [stack[0] if stack[0] in ENTRIES else stack[1] for stack in seen.stacks] == list(ENTRIES)
+    assert all(stack[-1] == "_start" for stack in seen.stacks)
+    assert all(seen.outermost)
+    assert seen.states[0].phase == WAITING
+
+
+def test_cpp(agent: Path, build: Build) -> None:
+    seen = Seen(6)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("allocates.cpp", "-O2")).returncode == 0
+    assert seen.sizes == [4, 222, 128, 224, 501, 226]
+    callers = [next(name.removesuffix(".cold") for name in stack if name.startswith("by_")) for stack in seen.stacks]
+    assert callers == ["by_new", "by_array", "by_aligned_new", "by_nothrow", "by_string", "by_catch"]
+    assert all(seen.outermost)
+
+
+@pytest.mark.parametrize("flags", LEVELS, ids=lambda flags: flags[-1])
+@pytest.mark.parametrize(
+    ("what", "chain"),
+    [
+        ("expressions", ("leaf", "realigned", "above", "expressions", "main")),
+        ("longjmp", ("leaf", "jumps", "longjmps", "main")),
+    ],
+)
+def test_hard_stacks(agent: Path, build: Build, what: str, chain: tuple[str, ...], flags: list[str]) -> None:
+    seen = Seen(20)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("stacks.c", *flags), what).returncode == 0
+    found = {tuple(name for name in stack if name != "longjmps" and name != "expressions") for stack in seen.chains()}
+    assert found == {tuple(name for name in chain if name not in ("longjmps", "expressions"))}  # these two may be inlined
+    assert all(seen.outermost)
+
+
+@pytest.mark.parametrize("flags", [["-O1"], ["-O2"]], ids=lambda flags: flags[-1])
+def test_saved_rbp_under_alloca(agent: Path, build: Build, flags: list[str]) -> None:
+    seen = Seen(40)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("stacks.c", *flags), "alloca").returncode == 0
+    callers = [stack[2] for stack in seen.stacks]
+    assert callers == ["caller_a", "caller_b"] * 20
+    assert all(seen.outermost)
+
+
+@pytest.mark.parametrize("what", ["signals", "elsewhere"])
+def test_stacks_go_on_above_a_signal(agent: Path, build: Build, what: str) -> None:
+    seen = Seen(20)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("stacks.c", "-O2"), what).returncode == 0
+    assert len(seen.stacks) == 20
+    for stack in seen.stacks:
+        assert stack[:2] == ["leaf", "handler"]
+        assert "main" in stack
+        assert stack[-1] == "_start"
+
+
+def test_varied_paths(agent: Path, build: Build) -> None:
+    seen = Seen(4096)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("stacks.c", "-O2", "-fno-optimize-sibling-calls"), "varied").returncode == 0
+    assert len(seen.blocks) == 4096
+    assert len(set(seen.sites)) == 1024
+    assert seen.sites[:1024] == seen.sites[1024:2048] == seen.sites[3072:]
+
+
+def test_depth_limit(agent: Path, build: Build) -> None:
+    seen = Seen(1)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("stacks.c", "-O0"), "deep").returncode == 0
+    assert seen.stacks[0] == ["leaf"] + ["deep"] * 63
+    assert not seen.outermost[0]
+    assert seen.states[0].truncated >= 1
+
+
+def test_coroutines(agent: Path, build: Build) -> None:
+    seen = Seen(40)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("stacks.c", "-O2"), "coroutines").returncode == 0
+    assert len(seen.stacks) == 40
+    assert {stack[0] for stack in seen.stacks} == {"leaf"}
+    assert {stack[1] for stack in seen.stacks} == {"in_coroutine"}
+    assert {len(stack) for stack in seen.stacks} == {3}  # the third is where makecontext(3) lets it return to
+
+
+def test_code_without_information_ends_the_stack(agent: Path, build: Build) -> None:
+    seen = Seen(20)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("stacks.c", "-O2"), "bare").returncode == 0
+    assert {tuple(stack) for stack in seen.stacks} == {("leaf", "bare")}
+    assert not any(seen.outermost)
+    assert seen.states[0].truncated
+
+
+def test_libraries_in_the_same_place(agent: Path, build: Build, tmp_path: Path) -> None:
+    libraries = []
+    for name in ("first", "other"):
+        library = tmp_path / f"lib{name}.so"
+        source = str(TARGETS / "entry_library.c")
+        subprocess.run(["gcc", "-O1", "-shared", "-fPIC", f"-DNAME={name}", source, "-o", str(library)], check=True)
+        libraries.append(library)
+    found: list[tuple[list[int], list[int]]] = []
+
+    def look(process: Process) -> None:
+        words = process.words("blocks", 1010)
+        found.append(([process.record(block)[0] for block in words[:10]], words[1000:1010]))
+
+    with Parent(agent, look) as parent:
+        assert parent.run(build("stacks.c", "-O2", "-ldl"), "libraries", *libraries).returncode == 0
+    sites, places = found[0]
+    assert all(sites)
+    if len(set(places)) == 1:  # as the kernel has it, mostly
+        assert not set(sites[0::2]) & set(sites[1::2])
+
+
+@pytest.mark.parametrize("number", [200, pytest.param(10000, marks=pytest.mark.slow)])
+def test_threads_leave_nothing_behind(agent: Path, build: Build, number: int) -> None:
+    resident: list[int] = []
+
+    def look(process: Process) -> None:
+        resident.append(int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * resource.getpagesize())
+        assert process.state().allocations >= number * 50
+
+    with Parent(agent, look) as parent:
+        assert parent.run(build("stacks.c", "-O1"), "threads", number).returncode == 0
+    assert resident[0] < 24 << 20
+
+
+def test_threads_at_once(agent: Path, build: Build) -> None:
+    seen = Seen()
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("stacks.c", "-O1"), "at-once", 16).returncode == 0
+    assert seen.states[0].allocations >= 16 * 20000
+    assert seen.states[0].memo_misses < 16 * 2000
+
+
+def test_signals_while_allocating(agent: Path, build: Build) -> None:
+    seen = Seen()
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("stacks.c", "-O2"), "alarms").returncode == 0
+    assert seen.states[0].truncated == 0
+
+
+@pytest.mark.parametrize("flags", LEVELS, ids=lambda flags: flags[-1])
+def test_memo_against_walks(checking_agent: Path, build: Build, flags: list[str]) -> None:
+    """The self-checking build unwinds every stack again with all registers."""
+    program = build("stacks.c", *flags)
+    with Parent(checking_agent, Seen()) as parent:
+        for what in ("alloca", "expressions", "signals", "elsewhere", "varied", "coroutines", "longjmp", "alarms"):
+            done = parent.run(program, what)
+            assert done.returncode == 0
+            assert done.stderr.endswith(" checked, 0 differ\n"), done.stderr
+        assert parent.run(program, "at-once", 4).stderr.endswith(" checked, 0 differ\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        [sys.executable, "-c", "import json; [json.loads(json.dumps({str(i): [i] * 5 for i in range(2000)})) for _ in range(20)]"],
+        ["perl", "-e", "for (1..10000) { push @a, [1..10]; $h{$_} = {a => 1} }"],
+        ["git", "--version"],
+    ],
+    ids=lambda command: Path(command[0]).name,
+)
+def test_memo_against_walks_in_the_wild(checking_agent: Path, command: list[str]) -> None:
+    with Parent(checking_agent, Seen()) as parent:
+        done = parent.run(*command, PYTHONMALLOC="malloc", timeout=300)
+    assert done.returncode == 0
+    assert done.stderr.endswith(" checked, 0 differ\n"), done.stderr
+
+
+ENDS = {"return": 0, "exit": 3, "_exit": 4, "_Exit": 5, "thread": 6, "quick_exit": 7, "busy": 8, "two": 6, "errno": 16}
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_ends(agent: Path, build: Build, what: str) -> None:
+    seen = Seen(2)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("exits.c"), what).returncode == ENDS[what]
+    assert len(seen.states) == 1
+    state = seen.states[0]
+    assert state.phase == WAITING
+    assert state.exit_status == ENDS[what]
+    assert state.waiting_tid
+    assert state.waiting_sp
+    assert len(parent.heard("start")) == len(parent.heard("exit")) == 1
+    if what in ("exit", "return", "thread"):
+        assert seen.sizes == [55, 77]  # destructors have run
+
+
+def test_abort(agent: Path, build: Build) -> None:
+    seen = Seen()
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("exits.c"), "abort").returncode == -signal.SIGABRT
+    assert seen.states[0].exit_status == -1
+
+
+@pytest.mark.parametrize(("what", "status", "exits"), [("fork", 9, 2), ("vfork", 10, 1), ("spawn", 3, 2), ("exec", 3, 1)])
+def test_children(agent: Path, build: Build, what: str, status: int, exits: int) -> None:
+    seen = Seen(3 if what == "fork" else 0)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("exits.c"), what).returncode == status
+    assert len(parent.heard("exit")) == exits
+    assert len(parent.heard("start")) == (1 if what == "vfork" else 2)
+    if what == "fork":
+        assert 66 in seen.sizes
+
+
+@pytest.mark.parametrize(
+    ("follow", "what", "exits"), [("exec", "fork", 1), ("exec", "spawn", 2), ("none", "spawn", 1), ("none", "fork", 1)]
+)
+def test_which_children_report(agent: Path, build: Build, follow: str, what: str, exits: int) -> None:
+    """The parent knows the first process's pid only by starting it: by a shell that becomes it."""
+    program = build("exits.c")
+    with Parent(agent, Seen()) as parent:
+        script = 'export LEAKLINE_AGENT_ROOT=$$ LD_PRELOAD="$AGENT"; exec "$@"'
+        command = ["sh", "-c", script, "sh", program, what]
+        parent.run(*command, LEAKLINE_AGENT_FOLLOW=follow, LD_PRELOAD="", AGENT=str(agent))
+    assert len(parent.heard("exit")) == exits
+
+
+def test_every_descriptor_closed_or_taken(agent: Path, build: Build) -> None:
+    seen = Seen()
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("exits.c"), "close").returncode == 11
+        assert parent.run(build("exits.c"), "exhaust").returncode == 12  # none is left for the socket: it just ends
+    assert len(seen.states) == 1
+
+
+@pytest.mark.parametrize(("what", "status"), [("limit", 13), ("data", 14), ("lock", 15)])
+def test_limits_of_memory(agent: Path, build: Build, what: str, status: int) -> None:
+    seen = Seen(3)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("exits.c"), what).returncode == status
+    assert seen.sizes[0] == 55
+    assert seen.states[0].phase == WAITING
+
+
+def test_too_little_address_space(agent: Path, build: Build) -> None:
+    seen = Seen()
+    with Parent(agent, seen) as parent:
+        command = ["sh", "-c", 'ulimit -v 1000000; LD_PRELOAD="$AGENT" exec "$@"', "sh", build("exits.c"), "exit"]
+        assert parent.run(*command, LD_PRELOAD="", AGENT=str(agent)).returncode == 3
+    assert seen.states[0].phase == OFF
+    assert "RLIMIT_AS" in seen.states[0].why_off
+
+
+def test_another_allocator(agent: Path, build: Build, tmp_path: Path) -> None:
+    """It serves the program as it would without us: nothing is recorded."""
+    library = tmp_path / "libother.so"
+    source = str(TARGETS / "other_allocator.c")
+    subprocess.run(["gcc", "-O1", "-fno-builtin", "-shared", "-fPIC", source, "-o", str(library)], check=True)
+    seen = Seen()
+    program = build("exits.c")
+    with Parent(agent, seen) as parent:
+        done = parent.run(program, "exit", LD_PRELOAD=f"{agent}:{library}")
+        assert done.returncode == 3
+    assert seen.states[0].phase == OFF
+    assert "libother" in seen.states[0].why_off
+    assert seen.states[0].allocations == 0
+
+
+def test_nobody_answers(agent: Path, build: Build) -> None:
+    with Parent(agent, Seen(), answers=False) as parent:
+        began = time.monotonic()
+        assert parent.run(build("exits.c"), "exit", LEAKLINE_AGENT_PATIENCE="1").returncode == 3
+        assert 0.9 < time.monotonic() - began < 10
+
+
+def test_nobody_listens(agent: Path, build: Build, tmp_path: Path) -> None:
+    program = build("exits.c")
+    for path in (str(tmp_path / "nothing"), "x" * 300, ""):
+        environment = {**os.environ, "LD_PRELOAD": str(agent), "LEAKLINE_AGENT_SOCKET": path}
+        began = time.monotonic()
+        assert subprocess.run([str(program), "exit"], env=environment, check=False, timeout=20).returncode == 3
+        assert time.monotonic() - began < 5
+
+
+def test_a_signal_still_ends_a_process_that_waits(agent: Path, build: Build) -> None:
+    with Parent(agent, Seen(), answers=False) as parent, socket.socket() as unused:
+        program = subprocess.Popen([str(build("exits.c")), "exit"], env=parent.environment())
+        wait_for(lambda: parent.heard("exit"))
+        program.terminate()
+        assert program.wait(10) == -signal.SIGTERM
+        unused.close()
+
+
+def test_own_memory_and_counters(agent: Path, build: Build) -> None:
+    seen = Seen()
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("stacks.c", "-O2", "-fno-optimize-sibling-calls"), "varied").returncode == 0
+    state = seen.states[0]
+    assert state.allocations >= 4096
+    assert state.memo_hits + state.memo_misses == state.allocations
+    assert any(start <= state.shadow < end for start, end in state.own)
+    assert 0 < state.shadow_enabled < 64 << 20
+    assert state.why_off == ""
