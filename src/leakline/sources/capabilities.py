@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from leakline.errors import LeaklineError
 from leakline.formats.elf import Elf
 from leakline.model.capability import Capability
-from leakline.native.parts import BPF, HEAP, part_path
+from leakline.native.parts import AGENT, BPF, HEAP, part_path
 from leakline.sources.bpf import HeapRecorder
 from leakline.sources.perf_events import Breakpoints
 from leakline.sources.ptrace import stopped
@@ -73,6 +73,7 @@ def _all(procfs: ProcFs, pid: int, *, own: bool) -> Iterator[Capability]:
         return lambda: str(part_path(name).name)
 
     yield _capability("heap walker", _SCAN, native(HEAP))
+    yield _capability("agent", ("run",), native(AGENT))
     yield _capability("BPF programs", ("trace",), native(BPF))
 
     def read_smaps() -> str:
@@ -165,8 +166,8 @@ def _tools() -> Iterator[Capability]:
         return str(path.resolve())
 
     yield _capability("addr2line", ("trace", "diagnose"), version_of("addr2line"), "sudo apt-get install binutils")
-    yield _capability("valgrind", (), version_of("valgrind"), "sudo apt-get install valgrind")
-    yield _capability("AddressSanitizer", (), asan, "sudo apt-get install gcc libgcc-12-dev")
+    yield _capability("valgrind", ("run --engine valgrind",), version_of("valgrind"), "sudo apt-get install valgrind")
+    yield _capability("AddressSanitizer", ("run --engine asan",), asan, "sudo apt-get install gcc libgcc-12-dev")
 
 
 def _lines_of(procfs: ProcFs, pid: int) -> str:
