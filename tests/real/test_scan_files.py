@@ -66,7 +66,14 @@ def test_debuggers_read_a_saved_image(build: Build, start: Start, leakline: Leak
 
 
 @pytest.mark.skipif(shutil.which("gcore") is None, reason="needs gdb")
-@pytest.mark.parametrize(("source", "blocks"), [("kinds.c", 20), ("arenas.c", 200), ("ended_threads.c", None)])
+@pytest.mark.parametrize(
+    ("source", "blocks"),
+    [
+        ("kinds.c", 20),
+        pytest.param("arenas.c", 200, marks=pytest.mark.slow),
+        pytest.param("ended_threads.c", None, marks=pytest.mark.slow),
+    ],
+)
 def test_a_core_of_gdb(build: Build, start: Start, leakline: Leakline, tmp_path: Path, source: str, blocks: int | None) -> None:
     program = start(build(source), HOLD="1")
     live = leakline("scan", program.pid, "--json").json["summary"]
@@ -214,6 +221,7 @@ def test_what_is_no_earlier_scan(build: Build, start: Start, leakline: Leakline,
     assert "No such file" in leakline("scan", program.pid, "--diff", tmp_path / "none", status=2).err
 
 
+@pytest.mark.slow
 def test_look_after_look(build: Build, start: Start, leakline: Leakline) -> None:
     program = start(build("growing.c"))
     report = leakline("scan", program.pid, "--every", "250ms", "--duration", "8s", "--json").json
