@@ -19,6 +19,8 @@ _MOST_ABOVE = 1 << 16
 _MOST_THREADS = 1 << 16
 _MOST_MODULES = 1 << 16
 _PAGE = 4096
+# Where the head of the list of kept stacks lies behind that of those in use, since glibc 2.34: user, used, or both are before it.
+_CACHE_BEHIND = (16, 32)
 _HEADS_WITHIN = 8 * _PAGE  # libpthread.so of glibc 2.28 to 2.33: 2 KiB of .data, 17 KiB of .bss
 
 
@@ -86,7 +88,8 @@ def ended_stacks(threads: Iterable[tuple[int, int]], words: Callable[[int, int],
             bounds = stack_bounds(ThreadStack(stack_pointer=0, thread_pointer=descriptor), words)
             if bounds is None:
                 continue
-            if tid or descriptor in words(descriptor, min((bounds[1] - descriptor) // 8, _PTHREAD_WORDS))[3:]:
+            detached = descriptor in words(descriptor, min((bounds[1] - descriptor) // 8, _PTHREAD_WORDS))[3:]
+            if tid or detached or head - known[0] in _CACHE_BEHIND:
                 found[descriptor] = bounds
             else:
                 found[descriptor] = bounds[0], _tls_start(descriptor, bounds[0], words)
