@@ -83,6 +83,7 @@ struct tables {
 	uint8_t *shadow_steps; /* per step of the shadow: enum step */
 	struct thread *threads;
 	struct memo *memo;
+	uint64_t *memo_keys;
 	struct hint *hints;
 	struct rule *rules;
 	struct full_rule *full_rules;

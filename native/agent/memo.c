@@ -25,19 +25,26 @@ static inline uint64_t key_of(const uint64_t *sp)
 	const struct hint *hint = hint_of(*sp);
 	uint64_t key = (*sp + module_generation) * 0x9e3779b97f4a7c15ull;
 	if (__builtin_expect(hint->tag != *sp, 1))
-		return key;
+		return key & ~IS_LONG;
 	uint32_t n = hint->n, page = ((uint64_t)sp & 4095) / 8;
 	for (uint32_t i = 0; i < n && i < HINT_WORDS; i++)
 		if (page + hint->offsets[i] < 512)
 			key = (key ^ sp[hint->offsets[i]]) * 0xc2b2ae3d27d4eb4full;
 	if (hint->by_depth)
 		key = (key ^ (uint64_t)sp) * 0x165667b19e3779f9ull;
-	return key ^ key >> 32;
+	return (key ^ key >> 32) & ~IS_LONG;
 }
 
-static inline struct memo *set_of(uint64_t key)
+/* The first place of a key's set. */
+static inline uint64_t set_of(uint64_t key)
 {
-	return tables.memo + ((key ^ key << 29) >> (64 - MEMO_SET_BITS)) * MEMO_WAYS;
+	return ((key ^ key << 29) >> (64 - MEMO_SET_BITS)) * MEMO_WAYS;
+}
+
+static inline struct memo *entry_at(uint64_t place, uint64_t is_long)
+{
+	uint8_t *entries = (uint8_t *)tables.memo;
+	return (struct memo *)(is_long ? entries + MEMO_PLACES * SHORT_MEMO + place * sizeof(struct memo) : entries + place * SHORT_MEMO);
 }
 
 static inline int same_registers(const struct memo *m, uint64_t sp, uint64_t rbp, uint64_t rbx, uint64_t r12)
@@ -61,21 +68,37 @@ static inline int follow(uint32_t step, uint64_t expected, uint64_t sp, uint64_t
 	return 1;
 }
 
+#define BOTH_KINDS ((uint64_t)KIND_MASK << 32 | KIND_MASK)
+
+/* Two steps at a time, to look at the sequence half as often. An odd number is filled up by one that compares the last word again. */
 static inline int same_words(const struct memo *m, uint32_t sequence, uint64_t sp, uint64_t rbp)
 {
 	uint64_t at = sp;
-	for (uint32_t i = 0, n = m->n_words; i < n; i++) {
-		uint32_t step = __atomic_load_n(&m->steps[i], __ATOMIC_ACQUIRE);
+	const struct pair *end = m->pairs + m->n_words / 2;
+	for (const struct pair *p = m->pairs; p < end; p++) {
+		const uint64_t *word = p->words;
+		uint64_t pair = __atomic_load_n(&p->steps, __ATOMIC_ACQUIRE);
 		if (__builtin_expect(__atomic_load_n(&m->sequence, __ATOMIC_ACQUIRE) != sequence, 0))
 			return 0;
-		if (__builtin_expect(step & KIND_MASK, 0)) {
-			if (!follow(step, m->words[i], sp, rbp, &at))
+		if (__builtin_expect(!(pair & BOTH_KINDS), 1)) {
+			at += (uint64_t)(int64_t)(int32_t)pair;
+			if (*(const uint64_t *)at != word[0])
+				return 0;
+			at += (uint64_t)((int64_t)pair >> 32);
+			if (*(const uint64_t *)at != word[1])
 				return 0;
 			continue;
 		}
-		at += (uint64_t)(int64_t)(int32_t)step;
-		if (*(const uint64_t *)at != m->words[i])
-			return 0;
+		for (int i = 0; i < 2; i++, pair >>= 32) {
+			if (pair & KIND_MASK) {
+				if (!follow((uint32_t)pair, word[i], sp, rbp, &at))
+					return 0;
+				continue;
+			}
+			at += (uint64_t)(int64_t)(int32_t)pair;
+			if (*(const uint64_t *)at != word[i])
+				return 0;
+		}
 	}
 	return 1;
 }
@@ -83,9 +106,12 @@ static inline int same_words(const struct memo *m, uint32_t sequence, uint64_t s
 /* The site of the stack, 0 where it is not known. */
 static inline uint32_t find(uint64_t key, const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12)
 {
-	const struct memo *set = set_of(key);
-	for (int way = 0; way < MEMO_WAYS; way++) {
-		const struct memo *m = &set[way];
+	uint64_t set = set_of(key);
+	for (uint64_t place = set; place < set + MEMO_WAYS; place++) {
+		uint64_t found = __atomic_load_n(&tables.memo_keys[place], __ATOMIC_ACQUIRE);
+		if ((found & ~IS_LONG) != key)
+			continue;
+		const struct memo *m = entry_at(place, found & IS_LONG);
 		uint32_t sequence = __atomic_load_n(&m->sequence, __ATOMIC_ACQUIRE);
 		if (m->key != key || sequence & 1)
 			continue;
@@ -122,9 +148,9 @@ static uint32_t first_difference(const struct trace *t, const struct memo *m, ui
 	for (uint32_t i = 0; i < t->n_words && i < m->n_words; i++) {
 		uint32_t kind = t->steps[i] & KIND_MASK;
 		at += (uint64_t)(int64_t)(int32_t)(t->steps[i] & ~KIND_MASK);
-		if (t->steps[i] != m->steps[i])
+		if (t->steps[i] != (uint32_t)(m->pairs[i / 2].steps >> i % 2 * 32))
 			return 0;
-		if (kind == COMPARE && t->words[i] != m->words[i])
+		if (kind == COMPARE && t->words[i] != m->pairs[i / 2].words[i % 2])
 			return at - sp < 4096 ? (uint32_t)(at - sp) / 8 : 0;
 		if (kind == GO_ON_THERE || kind == GO_ON_AT_RBP)
 			at = t->words[i];
@@ -180,44 +206,52 @@ static void doubt_hint(const struct trace *t, const uint64_t *sp)
 	}
 }
 
-/* Which entry a stack gets: a free one, or another's; NULL where too many stacks have the same key for the memo to be of use. */
-static struct memo *choose(const struct trace *t, uint64_t *key, const uint64_t *sp, uint32_t turn)
+#define NO_PLACE UINT64_MAX
+
+/* Which place a stack gets: a free one, or another's; none where too many stacks have the same key for the memo to be of use. */
+static uint64_t choose(const struct trace *t, uint64_t *key, const uint64_t *sp, uint32_t turn)
 {
-	struct memo *set = set_of(*key);
-	for (int way = 0; way < MEMO_WAYS; way++)
-		if (!set[way].key)
-			return &set[way];
-	struct memo *m = &set[turn % MEMO_WAYS];
-	if (m->key != *key)
-		return m;
-	if (!learn(t, m, sp))
-		return turn & 8 ? NULL : m;
+	uint64_t set = set_of(*key);
+	for (uint64_t place = set; place < set + MEMO_WAYS; place++)
+		if (!tables.memo_keys[place])
+			return place;
+	uint64_t place = set + turn % MEMO_WAYS, other = tables.memo_keys[place];
+	if ((other & ~IS_LONG) != *key)
+		return place;
+	if (!learn(t, entry_at(place, other & IS_LONG), sp))
+		return turn & 8 ? NO_PLACE : place;
 	*key = key_of(sp);
-	set = set_of(*key);
-	return &set[turn % MEMO_WAYS];
+	return set_of(*key) + turn % MEMO_WAYS;
 }
 
 static void remember(const struct trace *t, const uint64_t *sp, const struct registers *r, uint32_t site, uint32_t turn)
 {
+	if (t->steps[t->n_words - 1] & KIND_MASK)
+		return; /* it ended at a doubtful rbp, where nothing may be read */
 	doubt_hint(t, sp);
-	uint64_t key = key_of(sp);
-	struct memo *m = choose(t, &key, sp, turn);
-	if (!m)
+	uint64_t key = key_of(sp), place = choose(t, &key, sp, turn), is_long = t->n_words > SHORT_WORDS ? IS_LONG : 0;
+	if (place == NO_PLACE)
 		return;
+	struct memo *m = entry_at(place, is_long);
 	uint32_t sequence = __atomic_load_n(&m->sequence, __ATOMIC_RELAXED) & ~1u;
 	if (!__atomic_compare_exchange_n(&m->sequence, &sequence, sequence + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
 		return; /* another thread writes it, or this one did when a signal came */
 	m->key = key;
 	m->site = site;
-	m->n_words = t->n_words;
+	m->n_words = t->n_words + t->n_words % 2;
 	m->dependencies = t->dependencies;
 	m->rbp = r->rbp - (uint64_t)sp;
 	m->rbx = r->rbx - (uint64_t)sp;
 	m->r12 = r->r12 - (uint64_t)sp;
 	m->sp = (uint64_t)sp;
-	memcpy(m->steps, t->steps, t->n_words * sizeof *m->steps);
-	memcpy(m->words, t->words, t->n_words * sizeof *m->words);
+	for (uint32_t i = 0; i < t->n_words; i += 2) {
+		uint32_t second = i + 1 < t->n_words; /* else the outermost return address, again */
+		__atomic_store_n(&m->pairs[i / 2].steps, t->steps[i] | (second ? (uint64_t)t->steps[i + 1] << 32 : 0), __ATOMIC_RELAXED);
+		m->pairs[i / 2].words[0] = t->words[i];
+		m->pairs[i / 2].words[1] = t->words[i + second];
+	}
 	__atomic_store_n(&m->sequence, sequence + 2, __ATOMIC_RELEASE);
+	__atomic_store_n(&tables.memo_keys[place], key | is_long, __ATOMIC_RELEASE);
 }
 
 #ifdef LEAKLINE_AGENT_SELF_CHECK

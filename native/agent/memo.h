@@ -4,19 +4,23 @@
 
 #include "../unwind/unwind.h"
 
+struct pair { /* two steps, the first in the low half, and what they must find */
+	uint64_t steps;
+	uint64_t words[2];
+};
+
 struct memo {
 	uint32_t sequence; /* odd while it is written */
 	uint32_t site;
 	uint64_t key;
 	uint32_t n_words, dependencies;
-	uint32_t steps[MOST_WORDS];
-	uint64_t words[MOST_WORDS];
-	uint64_t rbp, rbx, r12; /* relative to the stack pointer */
+	uint64_t rbp, rbx, r12; /* where depended on: relative to the stack pointer */
 	uint64_t sp;		/* where ON_SP */
+	struct pair pairs[MOST_WORDS / 2];
 };
 
 /* For a return address: which words above it tell its stacks apart, in words from the stack pointer. Learned where keys were the same. */
-#define HINT_WORDS 10
+#define HINT_WORDS 18
 struct hint {
 	uint64_t tag;
 	uint16_t n;
@@ -24,9 +28,18 @@ struct hint {
 	uint16_t offsets[HINT_WORDS];
 };
 
+/*
+ * Each place has two entries, of which its key says which one counts: most stacks fit in the short one, and short ones lie closely, for
+ * the sake of the TLB. Keys lie apart from both, so that those of a set are on one cache line.
+ */
 #define MEMO_SET_BITS 11
 #define MEMO_WAYS 4
-#define MEMO_BYTES (sizeof(struct memo) * MEMO_WAYS << MEMO_SET_BITS)
+#define MEMO_PLACES ((uint64_t)MEMO_WAYS << MEMO_SET_BITS)
+#define SHORT_WORDS 22
+#define SHORT_MEMO (offsetof(struct memo, pairs) + SHORT_WORDS / 2 * sizeof(struct pair))
+#define IS_LONG 1ull /* in a key */
+#define KEYS_BYTES (MEMO_PLACES * sizeof(uint64_t))
+#define MEMO_BYTES (MEMO_PLACES * (sizeof(struct memo) + SHORT_MEMO))
 #define HINT_BITS 12
 #define HINTS_BYTES (sizeof(struct hint) << HINT_BITS)
 

@@ -45,11 +45,12 @@ static int carve_tables(uint64_t at)
 	tables.shadow_steps = carve(&at, 1ull << (47 - SHADOW_STEP_SHIFT), 1ull << (47 - SHADOW_STEP_SHIFT));
 	tables.threads = carve(&at, MOST_THREADS * sizeof *tables.threads, MOST_THREADS * sizeof *tables.threads);
 	tables.memo = carve(&at, MEMO_BYTES, MEMO_BYTES);
+	tables.memo_keys = carve(&at, KEYS_BYTES, KEYS_BYTES);
 	tables.hints = carve(&at, HINTS_BYTES, HINTS_BYTES);
 	tables.rules = carve(&at, RULES_BYTES, RULES_BYTES);
 	tables.full_rules = carve(&at, FULL_RULES_BYTES, FULL_RULES_BYTES);
 	tables.stack = carve(&at, OWN_STACK, OWN_STACK);
-	return tables.modules && tables.shadow_steps && tables.threads && tables.memo && tables.hints && tables.rules && tables.full_rules &&
+	return tables.modules && tables.shadow_steps && tables.threads && tables.memo && tables.memo_keys && tables.hints && tables.rules && tables.full_rules &&
 	       tables.stack;
 }
 
