@@ -1,4 +1,4 @@
-"""The smallest parent that the agent can have: it starts programs, answers them at their end, and reads their tables."""
+"""A parent for the agent, as small as can be: it starts programs, answers them when they end, and reads their tables."""
 
 from __future__ import annotations
 

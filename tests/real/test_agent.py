@@ -276,7 +276,7 @@ ENDS = {"return": 0, "exit": 3, "_exit": 4, "_Exit": 5, "thread": 6, "quick_exit
 def test_ends(agent: Path, build: Build, what: str) -> None:
     seen = Seen(2)
     with Parent(agent, seen) as parent:
-        assert parent.run(build("exits.c"), what).returncode == ENDS[what]
+        assert parent.run(build("agent_ends.c"), what).returncode == ENDS[what]
     assert len(seen.states) == 1
     state = seen.states[0]
     assert state.phase == WAITING
@@ -291,7 +291,7 @@ def test_ends(agent: Path, build: Build, what: str) -> None:
 def test_abort(agent: Path, build: Build) -> None:
     seen = Seen()
     with Parent(agent, seen) as parent:
-        assert parent.run(build("exits.c"), "abort").returncode == -signal.SIGABRT
+        assert parent.run(build("agent_ends.c"), "abort").returncode == -signal.SIGABRT
     assert seen.states[0].exit_status == -1
 
 
@@ -299,7 +299,7 @@ def test_abort(agent: Path, build: Build) -> None:
 def test_children(agent: Path, build: Build, what: str, status: int, exits: int) -> None:
     seen = Seen(3 if what == "fork" else 0)
     with Parent(agent, seen) as parent:
-        assert parent.run(build("exits.c"), what).returncode == status
+        assert parent.run(build("agent_ends.c"), what).returncode == status
     assert len(parent.heard("exit")) == exits
     assert len(parent.heard("start")) == (1 if what == "vfork" else 2)
     if what == "fork":
@@ -311,7 +311,7 @@ def test_children(agent: Path, build: Build, what: str, status: int, exits: int)
 )
 def test_which_children_report(agent: Path, build: Build, follow: str, what: str, exits: int) -> None:
     """The parent knows the first process's pid only by starting it: by a shell that becomes it."""
-    program = build("exits.c")
+    program = build("agent_ends.c")
     with Parent(agent, Seen()) as parent:
         script = 'export LEAKLINE_AGENT_ROOT=$$ LD_PRELOAD="$AGENT"; exec "$@"'
         command = ["sh", "-c", script, "sh", program, what]
@@ -322,8 +322,8 @@ def test_which_children_report(agent: Path, build: Build, follow: str, what: str
 def test_every_descriptor_closed_or_taken(agent: Path, build: Build) -> None:
     seen = Seen()
     with Parent(agent, seen) as parent:
-        assert parent.run(build("exits.c"), "close").returncode == 11
-        assert parent.run(build("exits.c"), "exhaust").returncode == 12  # none is left for the socket: it just ends
+        assert parent.run(build("agent_ends.c"), "close").returncode == 11
+        assert parent.run(build("agent_ends.c"), "exhaust").returncode == 12  # none is left for the socket: it just ends
     assert len(seen.states) == 1
 
 
@@ -331,7 +331,7 @@ def test_every_descriptor_closed_or_taken(agent: Path, build: Build) -> None:
 def test_limits_of_memory(agent: Path, build: Build, what: str, status: int) -> None:
     seen = Seen(3)
     with Parent(agent, seen) as parent:
-        assert parent.run(build("exits.c"), what).returncode == status
+        assert parent.run(build("agent_ends.c"), what).returncode == status
     assert seen.sizes[0] == 55
     assert seen.states[0].phase == WAITING
 
@@ -339,7 +339,7 @@ def test_limits_of_memory(agent: Path, build: Build, what: str, status: int) -> 
 def test_too_little_address_space(agent: Path, build: Build) -> None:
     seen = Seen()
     with Parent(agent, seen) as parent:
-        command = ["sh", "-c", 'ulimit -v 1000000; LD_PRELOAD="$AGENT" exec "$@"', "sh", build("exits.c"), "exit"]
+        command = ["sh", "-c", 'ulimit -v 1000000; LD_PRELOAD="$AGENT" exec "$@"', "sh", build("agent_ends.c"), "exit"]
         assert parent.run(*command, LD_PRELOAD="", AGENT=str(agent)).returncode == 3
     assert seen.states[0].phase == OFF
     assert "RLIMIT_AS" in seen.states[0].why_off
@@ -351,7 +351,7 @@ def test_another_allocator(agent: Path, build: Build, tmp_path: Path) -> None:
     source = str(TARGETS / "other_allocator.c")
     subprocess.run(["gcc", "-O1", "-fno-builtin", "-shared", "-fPIC", source, "-o", str(library)], check=True)
     seen = Seen()
-    program = build("exits.c")
+    program = build("agent_ends.c")
     with Parent(agent, seen) as parent:
         done = parent.run(program, "exit", LD_PRELOAD=f"{agent}:{library}")
         assert done.returncode == 3
@@ -363,12 +363,12 @@ def test_another_allocator(agent: Path, build: Build, tmp_path: Path) -> None:
 def test_nobody_answers(agent: Path, build: Build) -> None:
     with Parent(agent, Seen(), answers=False) as parent:
         began = time.monotonic()
-        assert parent.run(build("exits.c"), "exit", LEAKLINE_AGENT_PATIENCE="1").returncode == 3
+        assert parent.run(build("agent_ends.c"), "exit", LEAKLINE_AGENT_PATIENCE="1").returncode == 3
         assert 0.9 < time.monotonic() - began < 10
 
 
 def test_nobody_listens(agent: Path, build: Build, tmp_path: Path) -> None:
-    program = build("exits.c")
+    program = build("agent_ends.c")
     for path in (str(tmp_path / "nothing"), "x" * 300, ""):
         environment = {**os.environ, "LD_PRELOAD": str(agent), "LEAKLINE_AGENT_SOCKET": path}
         began = time.monotonic()
@@ -378,7 +378,7 @@ def test_nobody_listens(agent: Path, build: Build, tmp_path: Path) -> None:
 
 def test_a_signal_still_ends_a_process_that_waits(agent: Path, build: Build) -> None:
     with Parent(agent, Seen(), answers=False) as parent, socket.socket() as unused:
-        program = subprocess.Popen([str(build("exits.c")), "exit"], env=parent.environment())
+        program = subprocess.Popen([str(build("agent_ends.c")), "exit"], env=parent.environment())
         wait_for(lambda: parent.heard("exit"))
         program.terminate()
         assert program.wait(10) == -signal.SIGTERM
