@@ -59,6 +59,7 @@ bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/trend.py
 	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/agent.py
 
 docs: .venv/.installed ## regenerate the JSON schemas
 	$(BIN)/python tools/write-schemas docs/schemas

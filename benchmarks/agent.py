@@ -1,0 +1,149 @@
+"""What the agent costs: CPU time with it against without, of programs that do little but allocate, and its memory."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from leakline.native.parts import part_path
+
+PAIRS = 5
+PROGRAM = """
+#include <alloca.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#define ALONE __attribute__((noinline, noclone))
+#define STAY __asm__ volatile("")
+static __thread void *slots[4096];
+static __thread unsigned seed = 1;
+ALONE void f5(void)
+{
+	seed = seed * 1103515245 + 12345;
+	unsigned slot = seed >> 16 & 4095;
+	free(slots[slot]);
+	slots[slot] = malloc(16 + (seed >> 8) % 496);
+	*(char *)slots[slot] = 1;
+}
+ALONE void f4(void) { f5(); STAY; }
+ALONE void f3(void) { f4(); STAY; }
+ALONE void f2(void) { f3(); STAY; }
+ALONE void f1(void) { f2(); STAY; }
+ALONE void below(unsigned size) { volatile char *p = alloca(size); p[0] = 1; f1(); }
+ALONE void way(unsigned depth, unsigned bits)
+{
+	if (!depth) {
+		f5();
+	} else if (bits & 1) {
+		way(depth - 1, bits >> 1);
+		__asm__ volatile("nop");
+	} else {
+		way(depth - 1, bits >> 1);
+		__asm__ volatile("nop; nop");
+	}
+}
+static void *loop(void *count) { for (long i = 0; i < (long)count; i++) f1(); return NULL; }
+ALONE void one_below(unsigned size)
+{
+	volatile char *p = alloca(size);
+	char *volatile block = malloc(10);
+	p[0] = *block = 1;
+	free(block);
+}
+static void *few(void *count)
+{
+	for (long i = 0; i < (long)count; i++)
+		one_below(16 * (1 + i % 600));
+	return NULL;
+}
+static void in_threads(void *(*function)(void *), long threads, long count)
+{
+	pthread_t thread[threads];
+	for (long i = 0; i < threads; i++)
+		pthread_create(&thread[i], NULL, function, (void *)count);
+	for (long i = 0; i < threads; i++)
+		pthread_join(thread[i], NULL);
+}
+int main(int n, char **arguments)
+{
+	const char *what = arguments[1];
+	long count = atol(arguments[2]);
+	unsigned random = 7;
+	if (!strcmp(what, "loop"))
+		loop((void *)count);
+	else if (!strcmp(what, "two-threads"))
+		in_threads(loop, 2, count);
+	else if (!strcmp(what, "churn"))
+		for (long i = 0; i < count; i++)
+			in_threads(few, 1, 3000);
+	else if (!strcmp(what, "keep"))
+		for (long i = 0; i < count; i++)
+			*(char *)malloc(24) = 1;
+	for (long i = 0; i < count; i++) {
+		random = random * 1664525 + 1013904223;
+		if (!strcmp(what, "varied"))
+			way(atoi(arguments[3]), random >> 8 & 4095);
+		else if (!strcmp(what, "alloca"))
+			below(16 + (random >> 10) % 300 * 16);
+		else
+			break;
+	}
+}
+"""
+JSON = """
+import json, random
+random.seed(1)
+data = [{"a": random.random(), "b": str(i), "c": [i] * 5, "d": {"x": i}} for i in range(20000)]
+for _ in range(6):
+    back = json.loads(json.dumps(data))
+    back.sort(key=lambda row: row["a"])
+"""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        source, program = Path(name) / "loads.c", str(Path(name) / "loads")
+        source.write_text(PROGRAM)
+        subprocess.run(["cc", "-O2", "-w", "-pthread", "-o", program, str(source)], check=True)
+        compare("loop, 10 frames", [program, "loop", "20000000"])
+        compare("loop in two threads", [program, "two-threads", "10000000"])
+        compare("CPython, json", [sys.executable, "-c", JSON], PYTHONMALLOC="malloc")
+        compare("4096 paths of 12 frames", [program, "varied", "3000000", "12"])
+        compare("4096 paths of 50 frames", [program, "varied", "1000000", "50"])
+        compare("below alloca frames of 300 sizes", [program, "alloca", "5000000"])
+        compare("2000 threads in turn", [program, "churn", "2000"])
+        compare("8 M blocks of 24 bytes, kept", [program, "keep", "8000000"])
+
+
+def compare(name: str, command: list[str], **more: str) -> None:
+    """Interleaved pairs, as other loads on the machine come and go."""
+    library = str(part_path("libleakline-agent.so"))
+    ratios, times, sizes = [], [], []
+    for _ in range(PAIRS):
+        bare, bare_size = measure(command, more)
+        agent, agent_size = measure(command, {**more, "LD_PRELOAD": library})
+        ratios.append(agent / bare)
+        times.append(bare)
+        sizes.append((bare_size, agent_size))
+    without, with_agent = (statistics.median(column) for column in zip(*sizes, strict=True))
+    print(
+        f"{name}: {statistics.median(ratios):.2f} times the CPU (best {min(ratios):.2f}) of {statistics.median(times):.2f} s, "
+        f"memory {without:.0f} -> {with_agent:.0f} MiB",
+        flush=True,
+    )
+
+
+def measure(command: list[str], more: dict[str, str]) -> tuple[float, float]:
+    """CPU seconds, and most memory in MiB."""
+    child = os.posix_spawn(command[0], command, {**os.environ, **more})
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        sys.exit(f"{command[0]} ended with status {status}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+main()
