@@ -103,8 +103,7 @@ class Scanner:
             if scan.problems and attempts < _ATTEMPTS:
                 continue  # malloc was at work: its lists did not fit together
             scans.append(scan)
-            copy = self.image.copy
-            found = {block.address: (block, zlib.crc32(copy.view(block.address, block.size))) for block in scan.lost}
+            found = _with_digests(scan, self.image)
             agreed = found if agreed is None else {a: f for a, f in agreed.items() if _same(f, found.get(a))}
         lost = tuple(msgspec.structs.replace(block, kind="possible", leader=block.address) for block, _ in (agreed or {}).values())
         return msgspec.structs.replace(scans[-1], lost=lost, stopped_ns=stopped_ns, looks=looks)
@@ -117,6 +116,11 @@ class Scanner:
         started_ns = began_ns - int((time.clock_gettime(time.CLOCK_BOOTTIME) - started) * 1e9)
         scan, self.trace = attribute(self._agent, scan, started_ns, began_ns)
         return scan
+
+
+def _with_digests(scan: HeapScan, image: HeapImage) -> dict[int, tuple[LostBlock, int]]:
+    """Each lost block with a checksum of what it holds."""
+    return {block.address: (block, zlib.crc32(image.copy.view(block.address, block.size))) for block in scan.lost}
 
 
 def _same(before: tuple[LostBlock, int], now: tuple[LostBlock, int] | None) -> bool:
