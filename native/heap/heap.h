@@ -84,6 +84,7 @@ struct heap {
 	struct modules modules;   /* while marking */
 	const struct range *dead; /* memory that holds only left-overs, within blocks too; sorted, apart from each other */
 	size_t n_dead;
+	struct range living; /* the gap between them that was met last; none has an end of 0 */
 };
 
 const uint8_t *heap_bytes_elsewhere(struct heap *h, uint64_t address, uint64_t *available);
@@ -182,9 +183,9 @@ static inline int64_t heap_find(struct heap *h, uint64_t address, int *interior)
 		*interior = 0;
 		return (int64_t)block;
 	}
-	if (address < start || address - start >= heap_block_size(h, block))
-		return -1;
 	*interior = address != start;
+	if (address < start || (address != start && address - start >= heap_block_size(h, block)))
+		return -1;
 	return (int64_t)block;
 }
 
@@ -210,12 +211,17 @@ static inline int heap_lies_in(const struct range *ranges, size_t count, uint64_
 }
 
 /* Where memory that is not dead goes on, from `from` on; *stop is where that part of it ends, up to `end`. */
-static inline uint64_t heap_living(const struct heap *h, uint64_t from, uint64_t end, uint64_t *stop)
+static inline uint64_t heap_living(struct heap *h, uint64_t from, uint64_t end, uint64_t *stop)
 {
-	size_t next = heap_first_behind(h->dead, h->n_dead, from);
-	if (next < h->n_dead && h->dead[next].start <= from)
-		from = h->dead[next++].end;
-	*stop = next < h->n_dead && h->dead[next].start < end ? h->dead[next].start : end;
+	/* One block after the other lies in the same gap. */
+	if (from < h->living.start || end > h->living.end) {
+		size_t next = heap_first_behind(h->dead, h->n_dead, from);
+		if (next < h->n_dead && h->dead[next].start <= from)
+			from = h->dead[next++].end;
+		h->living.start = next ? h->dead[next - 1].end : 0;
+		h->living.end = next < h->n_dead ? h->dead[next].start : UINT64_MAX;
+	}
+	*stop = h->living.end < end ? h->living.end : end;
 	return from;
 }
 

@@ -130,6 +130,7 @@ void leakline_heap_leave_out(struct heap *h, const struct range *dead, size_t n)
 {
 	h->dead = dead;
 	h->n_dead = n;
+	h->living = (struct range){0, 0};
 }
 
 /*

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import msgspec
 
 from leakline.analysis.fingerprint import fingerprint
-from leakline.analysis.trend import judge
 from leakline.model.finding import Evidence, Finding, Subject
 from leakline.model.heap import Census
 from leakline.model.trend import Series, SeriesTrend
@@ -54,9 +53,13 @@ def grown_since(before: Census, after: Census, seconds: float | None) -> list[Fi
 
 def growing(looks: Sequence[CensusAt]) -> list[Finding]:
     """What grows from look to look, as the detector judges it; where it has too few looks, what rose at each."""
+    if len(looks) < 2:
+        return []
+    from leakline.analysis.trend import judge  # brings numpy
+
     counts = [_reachable(look.census) for look in looks]
-    first = counts[0] if counts else {}
-    rise = {form: size - first.get(form, (0, 0))[1] for form, (_, size) in (counts[-1] if len(counts) > 1 else {}).items()}
+    first = counts[0]
+    rise = {form: size - first.get(form, (0, 0))[1] for form, (_, size) in counts[-1].items()}
     forms = sorted((form for form, more in rise.items() if more > 0), key=lambda form: -rise[form])[:_MOST_JUDGED]
     series = [
         Series(
