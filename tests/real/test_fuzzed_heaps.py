@@ -46,7 +46,7 @@ def sanitised(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return library, runtime
 
 
-@pytest.mark.parametrize("step", [31, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [101, pytest.param(7, marks=pytest.mark.slow)])
 def test_damaged_heaps_neither_crash_nor_hang(
     build: Build, start: Start, sanitised: tuple[Path, str], tmp_path: Path, step: int
 ) -> None:

@@ -16,7 +16,14 @@ def line_of(source: str, marker: str) -> int:
 
 
 @pytest.mark.parametrize("via", ["bpf", "breakpoint"])
-@pytest.mark.parametrize("flags", [("-g", "-O0"), ("-g", "-O2", "-fomit-frame-pointer"), ("-g", "-O2", "-no-pie")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("-g", "-O0"),
+        ("-g", "-O2", "-fomit-frame-pointer"),
+        pytest.param(("-g", "-O2", "-no-pie"), marks=pytest.mark.slow),
+    ],
+)
 def test_the_caller_is_exact(
     build: Build, start: Start, leakline: Leakline, via: str, flags: tuple[str, ...], request: pytest.FixtureRequest
 ) -> None:
@@ -46,7 +53,14 @@ def test_inlined_functions_are_frames_of_their_own(build: Build, start: Start, l
 
 
 @pytest.mark.parametrize("via", ["bpf", "breakpoint"])
-@pytest.mark.parametrize("flags", [("-g", "-O0"), ("-g", "-O2"), ("-g", "-O2", "-fno-omit-frame-pointer")])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(("-g", "-O0"), marks=pytest.mark.slow),
+        ("-g", "-O2"),
+        pytest.param(("-g", "-O2", "-fno-omit-frame-pointer"), marks=pytest.mark.slow),
+    ],
+)
 def test_the_line_behind_a_library_is_exact(
     build: Build, start: Start, leakline: Leakline, via: str, flags: tuple[str, ...], request: pytest.FixtureRequest
 ) -> None:
