@@ -115,6 +115,10 @@ class ProcFs:
         ]
         return max(0, min(rooms)) if rooms else None
 
+    def stack_limit(self, pid: int) -> int | None:
+        """RLIMIT_STACK in bytes; None for unlimited."""
+        return parse_limits(self._read(pid, "limits")).get("Max stack size")
+
     def memory_cgroup(self, pid: int) -> str | None:
         """The control group that its memory is charged to."""
         return memory_cgroup(self._read(pid, "cgroup"))

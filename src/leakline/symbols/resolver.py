@@ -65,6 +65,13 @@ class Resolver:
         place = None if vma is None or module is None else module.loads(address - vma.start + vma.offset)
         return None if module is None or module.frames is None or place is None else module.frames.rule(place)
 
+    def debug_place(self, address: int) -> tuple[bytes, int] | None:
+        """The file with the debug information of an address, and what it is there (ELF virtual address); None without any."""
+        vma = self.vma_at(address)
+        module = None if vma is None else self._module(vma)
+        place = None if vma is None or module is None else module.loads(address - vma.start + vma.offset)
+        return None if module is None or module.lines_in is None or place is None else (module.lines_in, place)
+
     def frames(self, addresses: Iterable[int], *, returns: bool = True) -> dict[int, tuple[Frame, ...]]:
         """The frames at each address, inlined ones first.
 
