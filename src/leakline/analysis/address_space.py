@@ -106,7 +106,7 @@ class AddressSpace:
         found = []
         if index > 0 and address not in self._vmas[index - 1]:
             below = self._vmas[index - 1]
-            found.append(Neighbour(side="below", distance=address - below.end + 1, vma=self.describe(below)))
+            found.append(Neighbour(side="below", distance=address - below.end, vma=self.describe(below)))
         if index < len(self._vmas):
             above = self._vmas[index]
             found.append(Neighbour(side="above", distance=above.start - address, vma=self.describe(above)))

@@ -29,6 +29,7 @@ _MOST_STACK = 1 << 30
 _GAP = 1 << 20  # stack_guard_gap: 256 pages
 _LONGEST_CYCLE = 64
 _FAR = 1 << 30
+ENDED, GOING_ON = "ran; then the program ended by it.", "ran, and the program did not end by it."
 
 
 class CrashFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,7 +160,10 @@ def repetition(functions: Sequence[str]) -> Repetition | None:
             while rest[times * length : (times + 1) * length] == rest[:length]:
                 times += 1
             if times >= 3 and times * length * 2 > len(rest):
-                return Repetition(depth=len(functions), functions=tuple(rest[:length]), times=times)
+                cycle = list(dict.fromkeys(name for name in rest[:length] if name != "?")) or ["?"]
+                # Of a function that was inlined into itself each round holds several.
+                of_each = rest[:length].count(cycle[0]) if len(cycle) == 1 else 1
+                return Repetition(depth=len(functions), functions=tuple(cycle), times=times * of_each)
     return None
 
 
@@ -180,10 +184,7 @@ def explain(crash: Crash, judged: Judged, vma: FaultVma | None, where: str, fact
     """
     sentences = [*_what(crash, judged, vma, where, facts), *_why(crash, judged, vma)]
     if crash.handled:
-        sentences.append(
-            "The program has a handler of its own for this signal, which ran"
-            + ("; then it ended by it." if crash.fatal else ", and the program went on.")
-        )
+        sentences.append(f"The program has a handler of its own for this signal, which {ENDED if crash.fatal else GOING_ON}")
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -251,7 +252,8 @@ def _named(vma: FaultVma | None) -> str:
     name = words.get(vma.kind, f"a mapping of kind {vma.kind}")
     if vma.path is None or vma.path.startswith("["):
         return name
-    return f"{name} of {vma.path.rsplit('/', 1)[-1]}" if vma.kind != "file" else f"{name} {vma.path.rsplit('/', 1)[-1]}"
+    file = vma.path.removesuffix(" (deleted)").rsplit("/", 1)[-1]
+    return f"{name} of {file}" if vma.kind != "file" else f"{name} {file}"
 
 
 def _why(crash: Crash, judged: Judged, vma: FaultVma | None) -> list[str]:
@@ -302,11 +304,10 @@ def _why_nothing(crash: Crash, judged: Judged) -> list[str]:
     nearest = min(crash.neighbours, key=lambda n: n.distance, default=None)
     if nearest is not None:
         side = "behind the end" if nearest.side == "below" else "before the start"
+        away = f"{nearest.distance:,} bytes {side}" if nearest.distance else f"right {side}"
         if nearest.distance >= _FAR:
             return ["No mapping is anywhere near: the pointer was never right, was overwritten, or is only half of an address."]
-        found.append(
-            f"The nearest mapping is {nearest.distance:,} bytes away: it is {side} of {_named(nearest.vma)} ({nearest.vma.perms})."
-        )
+        found.append(f"It is {away} of the nearest mapping, {_named(nearest.vma)} ({nearest.vma.perms}).")
         if nearest.distance <= _PAGE and nearest.side == "below":
             found.append("An index that runs past the end of an array or buffer looks like this.")
     return found

@@ -112,7 +112,7 @@ class Judge:
     def _cause(self, touch: Touch, vma: FaultVma | None, state: int, flags: frozenset[str]) -> FaultCause:
         if vma is None:
             return "unknown"
-        if flags & {"um", "uw"} and (touch.major or (touch.access == "write" and "uw" in flags)):
+        if _is_provided(touch, state, flags):
             return "userfaultfd"
         if self._again(touch):
             return "spurious"
@@ -153,6 +153,12 @@ class Judge:
         private_write = touch.access == "write" and vma.perms[3] != "s"
         after = WRITTEN if private_write else ZERO if cause == "zero-page" else FILE
         self.states.set(touch.address, after if cause != "swap-in" or _is_file(vma) else WRITTEN)
+
+
+def _is_provided(touch: Touch, state: int, flags: frozenset[str]) -> bool:
+    """Whether somebody else had to give the page (um), or to allow the write (uw)."""
+    there = state not in (ABSENT, SWAPPED) if touch.code is None else bool(touch.code & CODE_PRESENT)
+    return ("um" in flags and not there) or ("uw" in flags and there and touch.access == "write")
 
 
 def _is_file(vma: FaultVma) -> bool:

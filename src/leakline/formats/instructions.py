@@ -13,6 +13,7 @@ SLOT = 32
 _LINE = re.compile(r"\s*([0-9a-f]+):\t([^\t]*)")
 _MEMORY = re.compile(r"(?:(?P<segment>[c-gs]s):)?(?:\[(?P<inside>[^\]]*)\]|(?P<absolute>0x[0-9a-f]+))$")
 _TERM = re.compile(r"([+-]?)([a-z][a-z0-9]*)(?:\*([1248]))?|([+-]?)(0x[0-9a-f]+)")
+_JUMP = re.compile(r"(?:[a-z]+ )*(?:call|j[a-z]+|loop[a-z]*|xbegin) (0x[0-9a-f]+)")
 _PREFIXES = frozenset(
     (
         "lock",
@@ -76,6 +77,14 @@ class Instruction(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     size: int
     accesses: tuple[MemoryAccess, ...]
+    distance: int | None = None
+    """Of a relative jump or call, from its own start to where it leads."""
+
+    def at(self, address: int) -> str:
+        """The text, with the address that a jump or call leads to when the instruction stands here."""
+        if self.distance is None:
+            return self.text
+        return f"{self.text.rpartition(' ')[0]} {address + self.distance & (1 << 64) - 1:#x}"
 
     def access_to(self, address: int, registers: dict[str, int]) -> MemoryAccess | None:
         """The operand that lies at an address, or the only one that there is; None where that cannot be told."""
@@ -102,7 +111,9 @@ def parse_disassembly(output: str, count: int) -> list[Instruction | None]:
             continue
         following = lines[number + 1][0] if number + 1 < len(lines) else at + 1
         text = re.sub(r"\s+", " ", text.partition("#")[0].partition("<")[0]).strip()
-        found[slot] = Instruction(text=text, size=following - at, accesses=memory_accesses(text))
+        jump = _JUMP.fullmatch(text)
+        distance = None if jump is None else _signed(int(jump[1], 16) - at & (1 << 64) - 1)
+        found[slot] = Instruction(text=text, size=following - at, accesses=memory_accesses(text), distance=distance)
     return found
 
 

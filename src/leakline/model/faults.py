@@ -61,7 +61,7 @@ class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
 
     side: Literal["below", "above"]
     distance: int
-    """Bytes from the address to its nearest byte."""
+    """Bytes between the address and the mapping; 0 right behind its end."""
     vma: FaultVma
 
 
@@ -125,13 +125,13 @@ class FaultGroup(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     """With --every N, N for each sample."""
     bytes: int
-    """Memory that they mapped: a page each, or a huge page."""
+    """Memory that they took: a page each, or a huge page; nothing where the page was there already."""
     huge: int | None
     """How many mapped a transparent huge page; None where that was not seen."""
     by: Literal["program", "kernel"]
     """Whether the program touched the page, or the kernel for it, as read(2) does."""
-    address: int
-    """Of the first of them."""
+    address: int | None
+    """Of the first of them; None where a signal was sent and there was no fault."""
     vma: FaultVma | None
     """None where there is none, or where several groups were joined."""
     threads: int

@@ -88,7 +88,7 @@ def _code(group: FaultGroup) -> str:
 
 def _table(groups: Sequence[FaultGroup], by: str) -> Iterator[Line]:
     last = {"line": "code", "vma": "", "cause": "", "thread": "thread"}[by]
-    heads = ["count", "kind", "cause", "access", "by", "maps", "huge", "mapping", last]
+    heads = ["count", "kind", "cause", "access", "by", "takes", "huge", "mapping", last]
     rows = []
     for group in groups:
         huge = UNKNOWN if group.huge is None else f"{group.huge:,}"
@@ -111,7 +111,7 @@ def _sites(groups: Sequence[FaultGroup]) -> Iterator[Line]:
         who = "by the kernel for it, " if group.by == "kernel" else ""
         threads = f", {counted(group.threads, 'thread')}" if group.threads > 1 else ""
         what = f"{group.cause} ({group.kind}, {who}{group.access or 'access unknown'})"
-        yield f"    {counted(group.count, 'fault')}: {what} in {_memory(group.vma)}; maps {amount(group.bytes)}{huge}{threads}", ""
+        yield f"    {counted(group.count, 'fault')}: {what} in {_memory(group.vma)}; takes {amount(group.bytes)}{huge}{threads}", ""
         yield from _stack(group.stack)
 
 
@@ -136,7 +136,8 @@ def _crash(group: FaultGroup, crash: Crash) -> Iterator[Line]:
     yield f"{who} {ended} {crash.signal}{at}: {group.cause}", "definite" if crash.fatal else "warning"
     yield from _wrapped(group.explanation)
     yield "", ""
-    yield f"    access       {group.access or 'unknown'} at {group.address:#x} ({crash.code})", ""
+    if group.address is not None:
+        yield f"    access       {group.access or 'unknown'} at {group.address:#x} ({crash.code})", ""
     yield f"    instruction  {printable(crash.instruction or 'none could be read')}, at {crash.instruction_address:#x}", ""
     if group.vma is not None:
         yield f"    mapping      {_range(group.vma)}", ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from leakline.analysis.crash import CrashFacts, code_name, explain, functions_of, judge_crash, repetition
+from leakline.analysis.crash import ENDED, GOING_ON, CrashFacts, code_name, explain, functions_of, judge_crash, repetition
 from leakline.analysis.locating import answering_frame
 from leakline.errors import LeaklineError
 from leakline.model.faults import Crash, FaultGroup, FaultVma
@@ -29,6 +29,7 @@ _MOST_DEPTH = 400_000
 _SHOWN = 64
 _SHOWN_OF_CYCLE = 12
 _STACK_PIECE = 1 << 16
+_NOWHERE = ("no-vma", "stack-overflow")
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,10 +81,10 @@ def explain_crash(scene: Scene) -> FaultGroup:
         pid=scene.pid,
         tid=scene.tid,
         command=scene.command,
-        instruction=None if instruction is None else instruction.text,
+        instruction=None if instruction is None else instruction.at(ip),
         instruction_address=ip,
         registers=registers,
-        neighbours=scene.space.neighbours(judged.address) if described is None else (),
+        neighbours=scene.space.neighbours(judged.address) if judged.cause in _NOWHERE and described is None else (),
         symbol=None if variable is None else variable[1],
         field=_field(scene, judged, instruction, registers),
         was=scene.space.was_at(judged.address) if described is None else None,
@@ -113,7 +114,7 @@ def _group(
         bytes=0,
         huge=None,
         by="program",
-        address=judged.address,
+        address=None if judged.cause in ("sent", "unknown") else judged.address,
         vma=vma,
         threads=1,
         tid=crash.tid,
@@ -130,7 +131,7 @@ def with_end(group: FaultGroup, *, fatal: bool) -> FaultGroup:
     if group.crash is None or group.crash.fatal == fatal:
         return group
     crash = msgspec.structs.replace(group.crash, fatal=fatal)
-    explanation = group.explanation.replace("ran, and the program went on.", "ran; then it ended by it.")
+    explanation = group.explanation.replace(GOING_ON, ENDED)
     return msgspec.structs.replace(group, crash=crash, explanation=explanation)
 
 
@@ -204,7 +205,7 @@ def _field(scene: Scene, judged: Judged, instruction: Instruction | None, regist
     if judged.cause != "no-vma" or judged.address >= 1 << 16 or instruction is None:
         return None
     access = instruction.access_to(judged.address, registers)
-    if access is None or access.base is None or registers.get(access.base) != 0:
+    if access is None or (access.base is not None and registers.get(access.base) != 0):
         return None
     place = scene.resolver.debug_place(registers["rip"])
     if place is None:

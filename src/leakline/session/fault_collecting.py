@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter, defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _NAMELESS = (b"", b"//anon")
 _HUGE_CAUSES = ("first-touch", "zero-page", "copy-on-write")
-_PAGE = 4096
+_ASK_SECONDS = 0.5
 
 
 class Stack(msgspec.Struct, frozen=True):
@@ -72,6 +73,8 @@ class _Process:
         self.refreshed = False
         self.flags: dict[int, tuple[str, ...]] | None = None
         self.huge: HugePages | None = None
+        self.provided = False
+        """Whether it has a descriptor of userfaultfd(2)."""
 
 
 def opener(procfs: ProcFs, pid: int) -> Callable[[Vma], bytes | None]:
@@ -121,6 +124,7 @@ class FaultCollector:
         self.resolvers: list[Resolver] = []
         self.groups: dict[tuple[object, ...], RawGroup] = {}
         self.moments: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self._asked = 0.0
         self._told: Counter[str] = Counter()
         self.began_ns = 0
         self._huge_faults: dict[tuple[int, int], list[RawGroup]] = {}
@@ -129,6 +133,12 @@ class FaultCollector:
     def problems(self) -> list[str]:
         """What could not be looked up."""
         return sorted(self._problems | {problem for resolver in self.resolvers for problem in resolver.problems})
+
+    def resolver_over(self, pid: int, vmas: Sequence[Vma]) -> Resolver:
+        """A resolver over a process's mappings, with the modules that are open already."""
+        if self.resolvers:
+            return self.resolvers[-1].over(vmas)
+        return Resolver(vmas, opener(self._procfs, pid), os.fsencode(f"{self._procfs.root}/{pid}/root"))
 
     def space_of(self, pid: int) -> AddressSpace:
         """The mappings of a process, as far as they are known."""
@@ -165,8 +175,13 @@ class FaultCollector:
 
     def take(self, records: Sequence[Record]) -> None:
         """Count what has come."""
+        now = time.monotonic()
         for process in self._processes.values():
             process.refreshed = False
+            if not process.provided and now - self._asked > _ASK_SECONDS:
+                with suppress(LeaklineError):
+                    process.provided = self._procfs.has_descriptor(process.pid, "anon_inode:[userfaultfd]")
+        self._asked = now if now - self._asked > _ASK_SECONDS else self._asked
         if not self._events.sees_codes:
             self._learn(records)
         for record in records:
@@ -236,7 +251,7 @@ class FaultCollector:
         address, code = self._codes.pop(sample.tid, (0, None))
         known = code if address == sample.address else None
         access = self._access(process, sample, vma, known)
-        flags = self._flags(process, vma) if major and vma is not None and not vma.is_file else ()
+        flags = self._flags(process, vma) if process.provided and vma is not None else ()
         touch = Touch(sample.time_ns, sample.tid, sample.address, major, access, known)
         cause = process.judge.cause(touch, described, flags)
         if major:
@@ -285,8 +300,7 @@ class FaultCollector:
             if not any("x" in vma.perms for vma in process.space.vmas):
                 self._refreshed(process, 0)
             vmas = [vma for vma in process.space.vmas if vma.is_file or "x" in vma.perms]
-            root = os.fsencode(f"{self._procfs.root}/{process.pid}/root")
-            resolver = Resolver(vmas, opener(self._procfs, process.pid), root)
+            resolver = self.resolver_over(process.pid, vmas)
             process.resolver = len(self.resolvers)
             self.resolvers.append(resolver)
             process.walker = StackWalker(resolver.frame_rule)
@@ -360,7 +374,7 @@ class FaultCollector:
         return b""
 
     def _flags(self, process: _Process, vma: Vma) -> tuple[str, ...]:
-        """VmFlags, read once, where a page had to be waited for though no file is there: userfaultfd shows in them."""
+        """VmFlags, read once for each mapping: they tell where somebody else provides the pages (userfaultfd)."""
         if process.flags is None or vma.start not in process.flags:
             process.flags = process.flags or {}
             process.flags.setdefault(vma.start, ())

@@ -193,7 +193,7 @@ class FaultLaunch:
             registers=registers,
             handled=handled,
             space=space,
-            resolver=Resolver(vmas, opener(self._procfs, pid), os.fsencode(f"{self._procfs.root}/{pid}/root")),
+            resolver=self._resolver(pid, vmas),
             read=lambda address, size: self._read(stop.tid, address, size),
             stack_limit=self._stack_limit(pid, stop.tid, space, registers),
             size_of_file=lambda vma: self._size_of(pid, vma),
@@ -215,11 +215,16 @@ class FaultLaunch:
         space.replace(vmas)
         return space
 
+    def _resolver(self, pid: int, vmas: Sequence[Vma]) -> Resolver:
+        if self._collector is not None:
+            return self._collector.resolver_over(pid, vmas)
+        return Resolver(vmas, opener(self._procfs, pid), os.fsencode(f"{self._procfs.root}/{pid}/root"))
+
     def _stack_limit(self, pid: int, tid: int, space: AddressSpace, registers: dict[str, int]) -> int | None:
         if tid == pid:
             return self._procfs.stack_limit(pid)
         sp = registers.get("rsp", 0)
-        vma = space.at(sp) or next((v for v in space.vmas if v.start > sp), None)
+        vma = next((v for v in space.vmas if v.end > sp and v.perms[1] == "w"), None)
         return None if vma is None else vma.size
 
     def _read(self, tid: int, address: int, size: int) -> bytes:

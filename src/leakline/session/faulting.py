@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.1
 _PAGE = 4096
 _FEW = 16
+_TAKING = ("first-touch", "copy-on-write", "read-from-disk", "swap-in", "userfaultfd")
 _MOST_MOMENTS = 10_000
 
 
@@ -281,7 +282,7 @@ def _group(raw: RawGroup, stack: tuple[Frame, ...], exact: int) -> FaultGroup:
         cause=raw.cause,
         access=raw.access,
         count=raw.count,
-        bytes=0 if raw.cause in ("zero-page", "spurious", "numa") else (raw.count - raw.huge) * _PAGE + raw.huge * HUGE,
+        bytes=(raw.count - raw.huge) * _PAGE + raw.huge * HUGE if raw.cause in _TAKING else 0,
         huge=raw.huge if raw.huge_known else None,
         by="kernel" if raw.in_kernel else "program",
         address=raw.address,

@@ -53,6 +53,12 @@ class Resolver:
         self._modules: dict[tuple[tuple[int, int], int, str], _Module] = {}
         self.problems: list[str] = []
 
+    def over(self, vmas: Sequence[Vma]) -> Resolver:
+        """A resolver over other mappings that shares the modules which are open already."""
+        other = Resolver(vmas, self._open_as, self._root)
+        other._modules, other.problems = self._modules, self.problems
+        return other
+
     def vma_at(self, address: int) -> Vma | None:
         """The mapping that holds the address."""
         index = bisect.bisect_right(self._starts, address) - 1

@@ -74,29 +74,53 @@ def null_field(
             unit = _unit_at(dwarf, pc)
             if unit is None:
                 return None
+            line = _line_text(dwarf, unit, pc)
             found = []
             for variable in _variables(dwarf, unit, pc, registers, cfa, word):
                 member = _member(variable.type, offset)
                 if variable.value in (0, None) and member is not None:
                     found.append((variable, member))
-            return _only(found, offset, _line_text(dwarf, unit, pc))
+                elif variable.value:
+                    found += _through(variable, offset, word)
+            return _only(found, offset, line)
     except OSError:
         return None
     except _DAMAGE as error:
         raise ParseError(f"{readable(os.fsdecode(path))} has debug information that is not understood: {error}") from error
 
 
+def _through(variable: _Variable, offset: int, word: Callable[[int], int | None]) -> Iterator[tuple[_Variable, tuple[str, str]]]:
+    """NULL pointers that a structure holds to which the variable points."""
+    for child in variable.type.iter_children():
+        if child.tag != "DW_TAG_member" or "DW_AT_name" not in child.attributes or "DW_AT_type" not in child.attributes:
+            continue
+        target = _pointed(child)
+        at = child.attributes.get("DW_AT_data_member_location")
+        start = 0 if at is None else at.value
+        if target is None or not isinstance(start, int) or word((variable.value or 0) + start) != 0:
+            continue
+        member = _member(target, offset)
+        if member is not None:
+            name = child.attributes["DW_AT_name"].value.decode(errors="replace")
+            yield _Variable(f"{variable.name}->{name}", target, None), member
+
+
 def _only(found: list[tuple[_Variable, tuple[str, str]]], offset: int, line: str) -> Field | None:
     """The one that the source line names; else the only one that is known to be NULL."""
-    written = [
-        (v, m) for v, m in found if re.search(rf"\b{re.escape(v.name)}\s*(->|\[|\.|\))", line) and m[1].split(".")[-1] in line
-    ]
+    written = [(v, m) for v, m in found if _names(line, v.name, m[1])]
     surely = [(v, m) for v, m in found if v.value == 0]
     for candidates in (written, surely):
         if len({(v.name, m) for v, m in candidates}) == 1:
             variable, (structure, member) = candidates[0]
             return Field(pointer=readable(variable.name), type=readable(structure), member=readable(member), offset=offset)
     return None
+
+
+def _names(line: str, pointer: str, member: str) -> bool:
+    """Whether a line of code reaches for a member, or something in it, through a pointer."""
+    chain = r"\s*->\s*".join(re.escape(part) for part in pointer.split("->"))
+    first = re.escape(member.split(".")[0].partition("[")[0])
+    return re.search(rf"\b{chain}\s*->\s*{first}\b|\(\s*\*\s*{chain}\s*\)\s*\.\s*{first}\b", line) is not None
 
 
 def _unit_at(dwarf: DWARFInfo, pc: int) -> CompileUnit | None:
@@ -239,9 +263,25 @@ def _member(structure: DIE, offset: int, depth: int = 0) -> tuple[str, str] | No
             inner = _member(kind, offset - start, depth + 1)
             if inner is not None:
                 return _name(structure), f"{shown}.{inner[1]}" if shown else inner[1]
-        if start == offset and shown:
+        if start == offset and shown and kind.tag != "DW_TAG_array_type":
             return _name(structure), shown
+        index = _index(kind, offset - start)
+        if index is not None and shown:
+            return _name(structure), f"{shown}[{index}]"
     return None
+
+
+def _index(array: DIE, offset: int) -> int | None:
+    """Which element of an array lies at an offset, if its elements are simple."""
+    if array.tag != "DW_TAG_array_type" or "DW_AT_type" not in array.attributes:
+        return None
+    element = _stripped(array.get_DIE_from_attribute("DW_AT_type")).attributes.get("DW_AT_byte_size")
+    bounds = [child.attributes for child in array.iter_children() if child.tag == "DW_TAG_subrange_type"]
+    if element is None or not element.value or len(bounds) != 1:
+        return None
+    last = bounds[0].get("DW_AT_upper_bound")
+    index, inside = divmod(offset, element.value)
+    return index if not inside and last is not None and isinstance(last.value, int) and index <= last.value else None
 
 
 def _name(structure: DIE) -> str:
