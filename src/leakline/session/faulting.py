@@ -122,6 +122,8 @@ class FaultWatch:
 
     def report(self) -> FaultReport:
         """What was seen."""
+        with suppress(TargetGone):
+            self._after = self._procfs.stat(self._pid)
         counts = FaultCounts(
             minor=self._after.minor_faults - self._before.minor_faults,
             major=self._after.major_faults - self._before.major_faults,
