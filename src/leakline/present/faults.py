@@ -155,6 +155,11 @@ def _crash(group: FaultGroup, crash: Crash) -> Iterator[Line]:
         yield f"            ... {counted(again.depth - len(group.stack), 'more call')}", "dim"
 
 
+def _sum(report: FaultReport) -> str:
+    counts = report.counts
+    return UNKNOWN if counts.minor is None or counts.major is None else f"{counts.minor + counts.major:,}"
+
+
 def _distance(distance: int) -> str:
     return counted(distance, "byte") if distance < 1 << 24 else amount(distance)
 
@@ -200,7 +205,8 @@ def _tail(report: FaultReport) -> Iterator[Line]:
     children = [process for process in report.processes if process.pid != report.target.pid]
     if children:
         faults = counted(sum(p.minor + p.major for p in children), "fault")
-        yield f"  {faults} of them by {counted(len(children), 'child')} of it".replace("childs", "children"), ""
+        who = "a child" if len(children) == 1 else f"{len(children):,} children"
+        yield f"  its own faults are {_sum(report)}; {faults} besides by {who} of it", ""
     for gap in report.not_seen:
         count = "" if gap.count is None else f", {gap.count:,}"
         yield f"  not seen: {printable(gap.what)}{count}: {printable(gap.why)}", "warning"

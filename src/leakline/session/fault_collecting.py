@@ -14,7 +14,7 @@ from leakline.analysis.address_space import AddressSpace
 from leakline.analysis.fault_causes import CODE_FETCH, CODE_WRITE, Judge, PageStates, Touch
 from leakline.errors import LeaklineError
 from leakline.formats.perf_records import CodeSample, Ended, FaultSample, Forked, Mapped, Renamed
-from leakline.model.faults import FaultedProcess
+from leakline.model.faults import SHARED, FaultedProcess
 from leakline.model.names import readable
 from leakline.model.vma import Vma
 from leakline.sources.page_states import HUGE, HugePages, huge_pages_wanted, numa_balancing, page_states
@@ -58,6 +58,8 @@ class RawGroup(msgspec.Struct):
     address: int
     tid: int | None
     count: int = 0
+    kept: int = 0
+    """Of these, pages that had become the process's own again, and were not copied."""
     huge: int = 0
     huge_known: int = 0
     threads: set[int] = msgspec.field(default_factory=set)
@@ -67,6 +69,8 @@ class _Process:
     def __init__(self, pid: int, command: str, space: AddressSpace, judge: Judge) -> None:
         self.pid, self.command, self.space, self.judge = pid, command, space, judge
         self.minor = self.major = 0
+        self.family = {pid}
+        """Processes that may share its pages, copy on write."""
         self.walker: StackWalker | None = None
         self.resolver = -1
         self.code_changed = True
@@ -89,6 +93,14 @@ def opener(procfs: ProcFs, pid: int) -> Callable[[Vma], bytes | None]:
         return procfs.mapped_file(pid, vma)
 
     return open_as
+
+
+def root_folder(procfs: ProcFs, pid: int) -> bytes:
+    """The process's root folder; our own where it sees the same files, so that it outlives the process."""
+    with suppress(OSError):
+        if os.readlink(procfs.root / str(pid) / "ns/mnt") == os.readlink(procfs.root / "self/ns/mnt"):
+            return os.readlink(os.fsencode(procfs.root / str(pid) / "root")).rstrip(b"/")
+    return os.fsencode(procfs.root / str(pid) / "root")
 
 
 def _vma(record: Mapped) -> Vma:
@@ -138,7 +150,7 @@ class FaultCollector:
         """A resolver over a process's mappings, with the modules that are open already."""
         if self.resolvers:
             return self.resolvers[-1].over(vmas)
-        return Resolver(vmas, opener(self._procfs, pid), os.fsencode(f"{self._procfs.root}/{pid}/root"))
+        return Resolver(vmas, opener(self._procfs, pid), root_folder(self._procfs, pid))
 
     def space_of(self, pid: int) -> AddressSpace:
         """The mappings of a process, as far as they are known."""
@@ -196,8 +208,10 @@ class FaultCollector:
                     self._forked(record)
                 case Renamed():
                     self._renamed(record)
-                case Ended() if record.pid == record.tid and record.pid in self._processes and len(self._processes) > 1:
+                case Ended():
                     self._codes.pop(record.tid, None)
+                    if record.pid == record.tid and record.pid in self._processes:
+                        self._processes[record.pid].family.discard(record.pid)
                 case _:
                     pass
         self._see_huge()
@@ -221,6 +235,8 @@ class FaultCollector:
         judge = Judge(parent.judge.states.fork(), numa=self._numa)
         child = _Process(record.pid, parent.command, parent.space.copy(), judge)
         child.walker, child.resolver, child.code_changed = parent.walker, parent.resolver, parent.code_changed
+        child.family = parent.family
+        child.family.add(record.pid)
         if record.pid in self._processes:
             self._ended.append(self._processes[record.pid])
         self._processes[record.pid] = child
@@ -232,6 +248,8 @@ class FaultCollector:
         if record.pid == record.tid or record.is_exec:
             process.command = text(record.name)
         if record.is_exec:
+            process.family.discard(process.pid)
+            process.family = {process.pid}
             process.space = AddressSpace()
             process.judge = Judge(PageStates(), numa=self._numa)
             process.code_changed, process.flags = True, None
@@ -252,6 +270,7 @@ class FaultCollector:
         known = code if address == sample.address else None
         access = self._access(process, sample, vma, known)
         flags = self._flags(process, vma) if process.provided and vma is not None else ()
+        shared = process.judge.states.get(sample.address) == SHARED
         touch = Touch(sample.time_ns, sample.tid, sample.address, major, access, known)
         cause = process.judge.cause(touch, described, flags)
         if major:
@@ -260,6 +279,8 @@ class FaultCollector:
             process.minor += self._every
         group = self._group(process, sample, major, cause, access, described)
         group.count += self._every
+        if cause == "copy-on-write" and shared and process.judge.states.forked and process.family == {process.pid}:
+            group.kept += self._every
         group.threads.add(sample.tid)
         bucket = max(0, sample.time_ns - self.began_ns) // self._interval_ns
         self.moments[bucket][cause] += self._every

@@ -17,7 +17,7 @@ from leakline.model.faults import FaultCounts, FaultGroup, FaultReport
 from leakline.model.finding import Target
 from leakline.model.names import readable
 from leakline.session.crashing import Scene, explain_crash, with_end
-from leakline.session.fault_collecting import FaultCollector, opener
+from leakline.session.fault_collecting import FaultCollector, opener, root_folder
 from leakline.session.faulting import FaultSettings, build_fault_report, counters_only
 from leakline.session.targets import describe
 from leakline.sources.fault_events import FaultEvents
@@ -218,7 +218,7 @@ class FaultLaunch:
     def _resolver(self, pid: int, vmas: Sequence[Vma]) -> Resolver:
         if self._collector is not None:
             return self._collector.resolver_over(pid, vmas)
-        return Resolver(vmas, opener(self._procfs, pid), os.fsencode(f"{self._procfs.root}/{pid}/root"))
+        return Resolver(vmas, opener(self._procfs, pid), root_folder(self._procfs, pid))
 
     def _stack_limit(self, pid: int, tid: int, space: AddressSpace, registers: dict[str, int]) -> int | None:
         if tid == pid:

@@ -277,6 +277,8 @@ def _symbolised(collector: FaultCollector) -> list[tuple[RawGroup, tuple[Frame, 
 def _group(raw: RawGroup, stack: tuple[Frame, ...], exact: int) -> FaultGroup:
     location, location_is = located(stack, exact)
     words = WORDS[raw.cause]
+    if raw.kept:
+        words += f"; {raw.kept:,} times nobody else had it any more, and it was not copied"
     if raw.in_kernel:
         words += "; the kernel touched it on the program's behalf, in a system call"
     return FaultGroup(
@@ -284,7 +286,7 @@ def _group(raw: RawGroup, stack: tuple[Frame, ...], exact: int) -> FaultGroup:
         cause=raw.cause,
         access=raw.access,
         count=raw.count,
-        bytes=(raw.count - raw.huge) * _PAGE + raw.huge * HUGE if raw.cause in _TAKING else 0,
+        bytes=(raw.count - raw.kept - raw.huge) * _PAGE + raw.huge * HUGE if raw.cause in _TAKING else 0,
         huge=raw.huge if raw.huge_known else None,
         by="kernel" if raw.in_kernel else "program",
         address=raw.address,
