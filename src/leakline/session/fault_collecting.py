@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _NAMELESS = (b"", b"//anon")
 _HUGE_CAUSES = ("first-touch", "zero-page", "copy-on-write")
 _ASK_SECONDS = 0.5
+_GROWING = ("first-touch", "copy-on-write")
+_PAGE = 4096
 
 
 class Stack(msgspec.Struct, frozen=True):
@@ -138,6 +140,9 @@ class FaultCollector:
         self.moments: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self._asked = 0.0
         self._told: Counter[str] = Counter()
+        self.pages: dict[int, tuple[RawGroup, int]] | None = None
+        """If not None: of each page of the first process that took memory, who touched it last, and in which stretch of time."""
+        self._first = pid
         self.began_ns = 0
         self._huge_faults: dict[tuple[int, int], list[RawGroup]] = {}
 
@@ -284,6 +289,8 @@ class FaultCollector:
         group.threads.add(sample.tid)
         bucket = max(0, sample.time_ns - self.began_ns) // self._interval_ns
         self.moments[bucket][cause] += self._every
+        if self.pages is not None and cause in _GROWING and process.pid == self._first:
+            self.pages[sample.address // _PAGE] = group, bucket
         if self._thp and cause in _HUGE_CAUSES and vma is not None and not vma.is_file and not vma.is_shared:
             chunk = sample.address // HUGE * HUGE
             if chunk >= vma.start and chunk + HUGE <= vma.end:

@@ -93,6 +93,11 @@ class FaultWatch:
             raise
 
     @property
+    def collector(self) -> FaultCollector:
+        """What takes the events, where there are any."""
+        return self._collector
+
+    @property
     def why_not(self) -> PermissionNeeded | NotPossible | None:
         """Why there are no events; counters are read all the same."""
         return self._why_not
@@ -228,7 +233,7 @@ def build_fault_report(
     minor, major = events.totals()
     sampled = sum(p.minor + p.major for p in processes)
     lost = max(minor + major - sampled, 0) if settings.every == 1 else events.lost * settings.every
-    groups = [_group(raw, frames, exact) for raw, frames, exact in _symbolised(collector)]
+    groups = [_group(raw, frames, exact) for raw, frames, exact in symbolised(collector)]
     if settings.major_only:
         groups = [group for group in groups if group.kind != "minor"]
     took = time.monotonic_ns() - began_ns
@@ -251,7 +256,7 @@ def build_fault_report(
     )
 
 
-def _symbolised(collector: FaultCollector) -> list[tuple[RawGroup, tuple[Frame, ...], int]]:
+def symbolised(collector: FaultCollector) -> list[tuple[RawGroup, tuple[Frame, ...], int]]:
     """Each group with its frames, and how many of them are exact."""
     first: dict[int, set[int]] = {}
     behind: dict[int, set[int]] = {}
