@@ -184,4 +184,5 @@ def _memory(operand: str) -> MemoryAccess | None:
 
 
 def _signed(value: int) -> int:
+    value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
