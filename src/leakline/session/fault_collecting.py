@@ -172,6 +172,14 @@ class FaultCollector:
         for start, states in page_states(self._procfs.root, pid, wanted):
             process.judge.states.fill(start, states)
 
+    def refresh(self, pid: int) -> None:
+        """Read a process's mappings anew, as when it has begun another program: no event tells of the stack's."""
+        process = self._processes.get(pid)
+        if process is not None:
+            process.refreshed = False
+            self._refreshed(process, 0)
+            process.code_changed = True
+
     def processes(self) -> tuple[FaultedProcess, ...]:
         """Those that made faults, the target first."""
         everybody = sorted([*self._processes.values(), *self._ended], key=lambda p: -(p.minor + p.major))

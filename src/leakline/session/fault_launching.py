@@ -150,9 +150,13 @@ class FaultLaunch:
 
     def _stopped(self, program: StartedProgram, stop: Stop) -> int:
         """See to a thread that stands still, and tell the signal that it gets."""
-        if stop.why == "exec" and stop.tid == program.pid and self._began is None:
-            self._began = self._counters(stop.tid)
-            self._target = describe(self._procfs, stop.tid)
+        if stop.why == "exec":
+            if stop.tid == program.pid and self._began is None:
+                self._began = self._counters(stop.tid)
+                self._target = describe(self._procfs, stop.tid)
+            if self._collector is not None:
+                self._drain()
+                self._collector.refresh(stop.tid)
         elif stop.why == "exit":
             if stop.tid == program.pid:
                 self._ended = self._counters(stop.tid)

@@ -17,6 +17,7 @@ from leakline.session.fault_collecting import FaultCollector
 from leakline.session.targets import describe, require_readable
 from leakline.sources.fault_events import FaultEvents, FaultOptions
 from leakline.sources.page_states import HUGE
+from leakline.symbols.resolver import frames_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -264,8 +265,10 @@ def symbolised(collector: FaultCollector) -> list[tuple[RawGroup, tuple[Frame, .
         if group.stack is not None:
             first.setdefault(group.stack.resolver, set()).add(group.stack.addresses[0])
             behind.setdefault(group.stack.resolver, set()).update(group.stack.addresses[1:])
-    here = {number: collector.resolvers[number].frames(addresses, returns=False) for number, addresses in first.items()}
-    callers = {number: collector.resolvers[number].frames(addresses) for number, addresses in behind.items()}
+    asked = [(collector.resolvers[number], addresses, False) for number, addresses in first.items()]
+    answers = frames_together([*asked, *((collector.resolvers[number], addresses, True) for number, addresses in behind.items())])
+    here = dict(zip(first, answers[: len(first)], strict=True))
+    callers = dict(zip(behind, answers[len(first) :], strict=True))
     found = []
     for group in collector.groups.values():
         frames: tuple[Frame, ...] = ()

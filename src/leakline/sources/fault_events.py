@@ -50,7 +50,7 @@ _CLOCK_MONOTONIC = 1
 _IOC_ENABLE, _IOC_SET_OUTPUT, _IOC_ID = 0x2400, 0x2405, 0x80082407
 _CLOEXEC = 8
 _DATA_HEAD = 1024  # offset in struct perf_event_mmap_page; data_tail follows
-_PRIVILEGED_PAGES, _LEAST_PAGES = 2048, 8
+_PRIVILEGED_PAGES, _MOST_PAGES, _LEAST_PAGES = 16384, 8192, 8
 _CODE_FIELDS = {"address": 8, "error_code": 24}
 _PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 
@@ -69,8 +69,8 @@ class FaultOptions(msgspec.Struct, frozen=True, kw_only=True):
 class _Ring:
     """The memory into which the kernel writes records of one CPU."""
 
-    def __init__(self, fd: int) -> None:
-        pages = _PRIVILEGED_PAGES
+    def __init__(self, fd: int, cpus: int) -> None:
+        pages = min(_MOST_PAGES, 1 << max(_PRIVILEGED_PAGES // cpus, 128).bit_length() - 1)
         while True:
             try:
                 self._memory = mmap.mmap(fd, (1 + pages) * mmap.PAGESIZE)
@@ -235,7 +235,7 @@ class FaultEvents:
     def _place(self, fd: int, cpu: int) -> None:
         self._fds.append(fd)
         if cpu not in self._rings:
-            self._rings[cpu] = _Ring(fd)
+            self._rings[cpu] = _Ring(fd, len(_online_cpus()))
             self._leaders[cpu] = fd
             self._poll.register(fd, select.POLLIN)
         else:
