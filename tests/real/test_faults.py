@@ -2,15 +2,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import TARGETS, UNPRIVILEGED, Build, Leakline, Program, Start, assert_unharmed, needs_root
+from leakline.errors import PermissionNeeded
+from leakline.session.fault_launching import FaultLaunch
+from leakline.session.faulting import FaultSettings, FaultWatch
+from leakline.sources.fault_events import FaultEvents
+from leakline.sources.procfs import ProcFs
+from tests.conftest import TARGETS, UNPRIVILEGED, Build, Leakline, Program, Start, assert_unharmed, needs_root, status_of
 
 PAGES = 512
 
@@ -268,6 +276,108 @@ def test_what_is_no_core_dump_of_a_fault_is_refused(build: Build, start: Start, 
     saved = tmp_path / "saved"
     leakline("scan", program.pid, "--save", saved)
     assert "does not tell which signal" in leakline("faults", "--core", saved, status=5).err
+
+
+def test_the_target_survives_our_death(build: Build, start: Start, tmp_path: Path) -> None:
+    """Killed at the worst moment, leakline leaves the program that it follows running."""
+    ready = tmp_path / "ready"
+    code = f"import pathlib, time; pathlib.Path({str(ready)!r}).write_text('x'); time.sleep(60)"
+    command = [sys.executable, "-m", "leakline", "faults", "-q", "--", sys.executable, "-c", code]
+    with subprocess.Popen(command) as watcher:
+        while not ready.exists():
+            assert watcher.poll() is None
+            time.sleep(0.01)
+        (child,) = Path(f"/proc/{watcher.pid}/task/{watcher.pid}/children").read_text().split()
+        assert status_of(int(child))["TracerPid"] == str(watcher.pid)
+        watcher.kill()
+    try:
+        status = status_of(int(child))
+        assert status["TracerPid"] == "0"
+        assert status["State"][0] in "RS"
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_program_can_be_stopped_and_woken(leakline: Leakline) -> None:
+    script = "sh -c 'kill -STOP $$; echo woken' & sleep 0.3; kill -CONT $!; wait $!"
+    assert leakline("faults", "-q", "--", "sh", "-c", script, timeout=20).out == "woken\n"
+
+
+def test_where_events_are_refused_the_counters_are_read(
+    build: Build, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # kernel.perf_event_paranoid is the whole machine's: the kernel's refusal is feigned.
+    def refuse(*_: object) -> int:
+        raise PermissionNeeded("not allowed", hint="sudo sysctl kernel.perf_event_paranoid=2")
+
+    monkeypatch.setattr(FaultEvents, "_open", refuse)
+    program = started(build, start, "first-touch", tmp_path)
+    watch = FaultWatch(ProcFs(), program.pid, FaultSettings())
+    assert program.stdin is not None
+    assert program.stdout is not None
+    program.stdin.write("\n")
+    program.stdin.flush()
+    program.stdout.readline()
+    report = watch.report()
+    assert report.counts.minor is not None
+    assert PAGES <= report.counts.minor <= PAGES + 40
+    assert report.faults == ()
+    assert "perf_event_paranoid" in report.not_seen[0].why
+    said: list[str] = []
+    outcome = FaultLaunch(ProcFs(), FaultSettings(), said.append).run([str(build("crashes.c")), "null-member"])
+    assert outcome.status == 139
+    assert outcome.report is not None
+    assert outcome.report.faults[0].cause == "no-vma"
+    assert "only the kernel's counters" in said[0]
+
+
+@pytest.mark.slow
+@needs_root
+def test_perf_sees_the_same_sites(build: Build, leakline: Leakline, tmp_path: Path) -> None:
+    perf = shutil.which("perf")
+    if perf is None:
+        pytest.skip("perf is not installed")
+    command = [str(build("faulting.c")), "fork-parent"]
+    recorded = tmp_path / "perf.data"
+    record = [perf, "record", "-q", "-e", "page-faults", "-c", "1", "-o", str(recorded), "--", *command]
+    subprocess.run(record, input="\n\n", text=True, check=True, capture_output=True)
+    script = [perf, "script", "-i", str(recorded), "-F", "ip,sym"]
+    names = subprocess.run(script, text=True, check=True, capture_output=True).stdout.split("\n")
+    theirs = Counter(name.split()[1] for name in names if name.strip())
+    out = tmp_path / "faults.json"
+    leakline("faults", "-q", "-o", out, "--", *command, input="\n\n")
+    ours: Counter[str] = Counter()
+    report = json.loads(out.read_text())
+    for group in report["faults"]:
+        ours[group["stack"][0]["function"]] += group["count"]
+    # perf counts a fault that is tried again twice.
+    assert 2 * PAGES + PAGES <= ours["writes"] <= theirs["writes"] <= ours["writes"] * 1.02
+    assert sum(theirs.values()) == pytest.approx(report["seen"]["minor"] + report["seen"]["major"], rel=0.1)
+
+
+@pytest.mark.slow
+@needs_root
+@pytest.mark.skipif("LEAKLINE_CHANGE_MACHINE" not in os.environ, reason="LEAKLINE_CHANGE_MACHINE=1: adds swap for a moment")
+def test_pages_come_back_from_swap(build: Build, start: Start, tmp_path: Path) -> None:
+    file = Path("/var/tmp") / f"leakline-swap-{os.getpid()}"
+    try:
+        with file.open("wb") as stream:
+            stream.write(bytes(64 << 20))
+        file.chmod(0o600)
+        subprocess.run(["mkswap", "-q", str(file)], check=True)
+        subprocess.run(["swapon", str(file)], check=True)
+        try:
+            report, (minor, major) = watched(started(build, start, "swap", tmp_path))
+        finally:
+            subprocess.run(["swapoff", str(file)], check=True)
+    finally:
+        file.unlink(missing_ok=True)
+    groups = [g for g in report["faults"] if g["cause"] == "swap-in"]
+    # The kernel reads several pages at once: those that it read ahead come by minor faults.
+    assert sum(g["count"] for g in groups) == pytest.approx(PAGES, abs=10)
+    assert {g["kind"] for g in groups} <= {"major", "minor"}
+    assert report["counts"]["major"] == pytest.approx(major, abs=10)
+    assert report["counts"]["minor"] == pytest.approx(minor, abs=40)
 
 
 def test_text_and_picture(build: Build, leakline: Leakline, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from leakline.analysis.vma_kind import describe_mappings
 from leakline.model.faults import FaultVma, Neighbour
 from leakline.model.memory import MemoryUsage
 from leakline.model.names import readable
+from leakline.model.ranges import subtract
 from leakline.model.vma import Vma, VmaUsage
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class AddressSpace:
             if old.end <= vma.start:
                 kept.append(old)
                 continue
-            if not _same(old, vma):
+            if _identity(old) != _identity(vma):
                 self._remember(old)
             if old.start < vma.start:
                 kept.append(_cut(old, old.start, vma.start))
@@ -71,10 +72,12 @@ class AddressSpace:
         self._vmas = sorted(vmas, key=lambda vma: vma.start)
         self._starts = [vma.start for vma in self._vmas]
         self._described.clear()
+        same = [(vma, _identity(vma)) for vma in self._vmas]
         for old in before:
-            now = self.at(old.start)
-            if now is None or now.end < old.end or not _same(now, old):
-                self._remember(old)
+            identity = _identity(old)
+            still = [(vma.start, vma.end) for vma, its in same if its == identity and vma.start < old.end and vma.end > old.start]
+            for start, end in subtract([(old.start, old.end)], still):
+                self._remember(_cut(old, start, end))
 
     def _remember(self, vma: Vma) -> None:
         self._past.append(vma)
@@ -113,8 +116,8 @@ class AddressSpace:
         return tuple(found)
 
 
-def _same(one: Vma, other: Vma) -> bool:
-    return (one.perms, one.inode, one.device, one.path) == (other.perms, other.inode, other.device, other.path)
+def _identity(vma: Vma) -> tuple[object, ...]:
+    return vma.perms, vma.inode, vma.device, vma.path
 
 
 def _cut(vma: Vma, start: int, end: int) -> Vma:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _MOST_DEPTH = 400_000
 _SHOWN = 64
 _SHOWN_OF_CYCLE = 12
-_STACK_PIECE = 1 << 16
+_STACK_PIECE, _MOST_PIECES = 1 << 16, 64
 _NOWHERE = ("no-vma", "stack-overflow")
 
 
@@ -172,6 +172,8 @@ def _walk(scene: Scene, ip: int, sp: int, bp: int) -> tuple[int, ...]:
     def word(address: int) -> int | None:
         number, inside = divmod(address, _STACK_PIECE)
         if number not in pieces:
+            if len(pieces) >= _MOST_PIECES:
+                pieces.clear()
             start = number * _STACK_PIECE
             found = scene.read(start, _STACK_PIECE)
             if not found:  # the piece begins below the stack

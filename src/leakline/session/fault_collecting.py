@@ -81,6 +81,12 @@ class _Process:
         self.huge: HugePages | None = None
         self.provided = False
         """Whether it has a descriptor of userfaultfd(2)."""
+        self.ended = False
+        """Its first thread has."""
+
+    def counted(self) -> FaultedProcess:
+        """What it has made until now."""
+        return FaultedProcess(pid=self.pid, command=readable(self.command), minor=self.minor, major=self.major)
 
 
 def opener(procfs: ProcFs, pid: int) -> Callable[[Vma], bytes | None]:
@@ -131,7 +137,7 @@ class FaultCollector:
         self._every, self._interval_ns, self._by_thread = every, max(int(interval * 1e9), 1), by_thread
         self._numa, self._thp = numa_balancing(), huge_pages_wanted()
         self._processes: dict[int, _Process] = {pid: _Process(pid, command, AddressSpace(), Judge(PageStates(), numa=self._numa))}
-        self._ended: list[_Process] = []
+        self._gone: list[FaultedProcess] = []
         self._codes: dict[int, tuple[int, int]] = {}
         self._instructions: dict[tuple[int, int], Instruction | None] = {}
         self._problems: set[str] = set()
@@ -181,13 +187,9 @@ class FaultCollector:
             process.code_changed = True
 
     def processes(self) -> tuple[FaultedProcess, ...]:
-        """Those that made faults, the target first."""
-        everybody = sorted([*self._processes.values(), *self._ended], key=lambda p: -(p.minor + p.major))
-        return tuple(
-            FaultedProcess(pid=p.pid, command=readable(p.command), minor=p.minor, major=p.major)
-            for p in everybody
-            if p.minor + p.major
-        )
+        """Those that made faults, who made the most first."""
+        living = [process.counted() for process in self._processes.values()]
+        return tuple(sorted((p for p in (*living, *self._gone) if p.minor + p.major), key=lambda p: -(p.minor + p.major)))
 
     def news(self) -> str:
         """How many faults of which cause came since this was asked last."""
@@ -224,10 +226,28 @@ class FaultCollector:
                 case Ended():
                     self._codes.pop(record.tid, None)
                     if record.pid == record.tid and record.pid in self._processes:
+                        self._processes[record.pid].ended = True
                         self._processes[record.pid].family.discard(record.pid)
                 case _:
                     pass
         self._see_huge()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget the mappings and pages of children that have ended."""
+        for pid in [p.pid for p in self._processes.values() if p.ended and p.pid != self._first]:
+            if not os.path.exists(self._procfs.root / str(pid) / "maps") or not self._has_memory(pid):
+                process = self._processes.pop(pid)
+                self._close_huge(process)
+                self._gone.append(
+                    FaultedProcess(pid=pid, command=readable(process.command), minor=process.minor, major=process.major)
+                )
+
+    def _has_memory(self, pid: int) -> bool:
+        try:
+            return bool(self._procfs.maps(pid))
+        except LeaklineError:
+            return False
 
     def _mapped(self, record: Mapped) -> None:
         process = self._processes.get(record.pid)
@@ -250,8 +270,6 @@ class FaultCollector:
         child.walker, child.resolver, child.code_changed = parent.walker, parent.resolver, parent.code_changed
         child.family = parent.family
         child.family.add(record.pid)
-        if record.pid in self._processes:
-            self._ended.append(self._processes[record.pid])
         self._processes[record.pid] = child
 
     def _renamed(self, record: Renamed) -> None:
@@ -442,5 +460,5 @@ class FaultCollector:
 
     def close(self) -> None:
         """Let go of what is held open."""
-        for process in (*self._processes.values(), *self._ended):
+        for process in self._processes.values():
             self._close_huge(process)

@@ -66,6 +66,8 @@ class FaultLaunch:
         self._ended: tuple[int, int] | None = None
         self._target: Target | None = None
         self._stopped_ns = 0
+        self._begun_ns = time.monotonic_ns()
+        self._told = 1
 
     def run(self, command: Sequence[str]) -> FaultOutcome:
         """Start it, and wait for its end.
@@ -145,8 +147,13 @@ class FaultLaunch:
             wakeup.recv(4096)
 
     def _drain(self) -> None:
-        if self._collector is not None and self._events is not None:
-            self._collector.take(self._events.records())
+        if self._collector is None or self._events is None:
+            return
+        self._collector.take(self._events.records())
+        elapsed = (time.monotonic_ns() - self._begun_ns) / 1e9
+        if self._settings.tell and elapsed >= self._told * self._settings.interval:
+            self._told += 1
+            self._say(f"{elapsed:.1f} s{self._collector.news()}")
 
     def _stopped(self, program: StartedProgram, stop: Stop) -> int:
         """See to a thread that stands still, and tell the signal that it gets."""
