@@ -31,6 +31,7 @@ static int even(int n);
 static int odd(int n) { volatile char room[200]; room[0] = n; return even(n + 1) + room[0]; }
 static int even(int n) { volatile char room[100]; room[0] = n; return odd(n + 1) + room[0]; } /* MUTUAL */
 static void *recurse(void *n) { volatile char room[500]; room[0] = 1; recurse((char *)n + 1); return (void *)room; }
+__attribute__((noinline)) static void smash(void) { ((long *)__builtin_frame_address(0))[1] = 0x4141414141414141; } /* SMASH */
 static void huge_frame(void) { volatile char room[64 << 20]; memset((char *)room, 1, 100); } /* HUGE FRAME */
 
 static char *file_of(size_t size, size_t mapped)
@@ -61,6 +62,8 @@ static void crash(const char *how)
 		pthread_t thread;
 		pthread_create(&thread, NULL, recurse, NULL);
 		pthread_join(thread, NULL);
+	} else if (!strcmp(how, "smash")) {
+		smash();
 	} else if (!strcmp(how, "huge-frame")) {
 		huge_frame();
 	} else if (!strcmp(how, "past-end")) {

@@ -40,6 +40,7 @@ def walk(
     word: Callable[[int], int | None],
     rule_at: Callable[[int], FrameRule | None],
     most: int = MOST_FRAMES,
+    is_code: Callable[[int], bool] = lambda _address: False,
 ) -> _Walked:
     """The instruction and its callers' return addresses, innermost first.
 
@@ -50,6 +51,7 @@ def walk(
         word: the stack's 8 bytes at an address.
         rule_at: the rule at an address of the process; None where it has none.
         most: frames.
+        is_code: whether an address may hold code, where no rule tells; asked of what a thread that jumped astray came from.
 
     """
     frames = [ip]
@@ -63,7 +65,7 @@ def walk(
         if rule is None:
             caller = word(sp)
             # A jump to what is no code, or a stub that has pushed nothing yet: the return address is on top.
-            if len(frames) > 1 or not caller or rule_at(caller - 1) is None:
+            if len(frames) > 1 or not caller or (rule_at(caller - 1) is None and not is_code(caller)):
                 return _Walked(tuple(returns), tuple(saved), entry_bp, tuple(frames), caller is not None)
             returns.append(((sp - first) // 8, caller))
             frames.append(caller)
