@@ -279,6 +279,14 @@ def test_what_is_no_core_dump_of_a_fault_is_refused(build: Build, start: Start, 
     assert "does not tell which signal" in leakline("faults", "--core", saved, status=5).err
 
 
+def test_a_static_program_has_stacks_too(build: Build, leakline: Leakline, tmp_path: Path) -> None:
+    out = tmp_path / "faults.json"
+    leakline("faults", "-q", "-o", out, "--", build("crashes.c", "-g", "-O1", "-static"), "null-call", status=139)
+    group = json.loads(out.read_text())["faults"][0]
+    assert group["location"]["line"] == line_of("NULL CALL", "crashes.c")
+    assert "main" in [frame["function"] for frame in group["stack"]]
+
+
 def test_the_target_survives_our_death(build: Build, start: Start, tmp_path: Path) -> None:
     """Killed at the worst moment, leakline leaves the program that it follows running."""
     ready = tmp_path / "ready"

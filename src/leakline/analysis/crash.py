@@ -271,9 +271,7 @@ def _why(crash: Crash, judged: Judged, vma: FaultVma | None) -> list[str]:
             "The file was cut short after it was mapped, or the mapping is longer than the file: check the size before touching it."
         ]
     if judged.cause == "not-an-address" and judged.access == "exec":
-        return [
-            "The return address on the stack was overwritten, as by writing past a local array's end; or a function pointer was."
-        ]
+        return ["The return address on the stack was overwritten, as by writing past a local array; or a function pointer was."]
     if judged.cause == "not-an-address":
         return ["Such a value is often no pointer: bytes of text, a number, or what an allocator wrote into freed memory."]
     if judged.cause == "no-memory":

@@ -334,7 +334,9 @@ class FaultCollector:
         vma: FaultVma | None,
     ) -> RawGroup:
         stack = None
-        if sample.stack is not None:
+        # In exec(2) the kernel fills the new stack while the registers are still the old program's.
+        lost = sample.in_kernel and sample.stack is not None and process.space.at(sample.stack.instruction_pointer) is None
+        if sample.stack is not None and not lost:
             walker = self._walker(process)
             stack = Stack(process.resolver, *walker.frames(sample.stack, sample.callchain))
         elif not sample.in_kernel:
