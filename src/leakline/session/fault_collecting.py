@@ -144,7 +144,7 @@ class FaultCollector:
         self.resolvers: list[Resolver] = []
         self.groups: dict[tuple[object, ...], RawGroup] = {}
         self.moments: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        self._asked = 0.0
+        self._ask_at = 0.0
         self._told: Counter[str] = Counter()
         self.pages: dict[int, tuple[RawGroup, int]] | None = None
         """If not None: of each page of the first process that took memory, who touched it last, and in which stretch of time."""
@@ -202,13 +202,9 @@ class FaultCollector:
 
     def take(self, records: Sequence[Record]) -> None:
         """Count what has come."""
-        now = time.monotonic()
         for process in self._processes.values():
             process.refreshed = False
-            if not process.provided and now - self._asked > _ASK_SECONDS:
-                with suppress(LeaklineError):
-                    process.provided = self._procfs.has_descriptor(process.pid, "anon_inode:[userfaultfd]")
-        self._asked = now if now - self._asked > _ASK_SECONDS else self._asked
+        self._ask_who_is_provided()
         if not self._events.sees_codes:
             self._learn(records)
         for record in records:
@@ -232,6 +228,18 @@ class FaultCollector:
                     pass
         self._see_huge()
         self._let_go()
+
+    def _ask_who_is_provided(self) -> None:
+        """Look now and then who has a descriptor of userfaultfd(2); the more it takes the more rarely."""
+        began = time.monotonic()
+        if began < self._ask_at:
+            return
+        for process in self._processes.values():
+            if not process.provided and not process.ended:
+                with suppress(LeaklineError):
+                    process.provided = self._procfs.has_descriptor(process.pid, "anon_inode:[userfaultfd]")
+        now = time.monotonic()
+        self._ask_at = now + max(_ASK_SECONDS, 50 * (now - began))
 
     def _let_go(self) -> None:
         """Forget the mappings and pages of children that have ended."""

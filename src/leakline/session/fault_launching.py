@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import stat
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -77,6 +79,7 @@ class FaultLaunch:
 
         """
         began_ns = time.monotonic_ns()
+        self._warn_of_rights(command[0])
         with _woken_by_children() as wakeup:
             program = StartedProgram(command)
             self._watch(program.pid, command[0])
@@ -96,6 +99,13 @@ class FaultLaunch:
             return FaultOutcome(status=status, report=self._report(program.pid, command[0], status, began_ns))
         finally:
             self._close()
+
+    def _warn_of_rights(self, name: str) -> None:
+        path = shutil.which(name)
+        with suppress(OSError):
+            status = None if path is None else os.stat(path)
+            if status is not None and status.st_mode & stat.S_ISUID and status.st_uid != os.geteuid() != 0:
+                self._say(f"{readable(name)} runs without its own rights (setuid) while it is followed")
 
     def _watch(self, pid: int, name: str) -> None:
         try:
@@ -175,8 +185,8 @@ class FaultLaunch:
         return stop.signal
 
     def _counters(self, pid: int) -> tuple[int, int]:
-        stat = self._procfs.stat(pid)
-        return stat.minor_faults, stat.major_faults
+        found = self._procfs.stat(pid)
+        return found.minor_faults, found.major_faults
 
     def _crash(self, program: StartedProgram, stop: Stop, info: SignalInfo) -> None:
         status = self._procfs.status(stop.tid)
@@ -263,7 +273,6 @@ class FaultLaunch:
         if self._collector is None or self._events is None:
             report = counters_only(target, counts, self._settings, began_ns, self._why_not)
             return msgspec.structs.replace(report, faults=tuple(self._order), status=status)
-        self._drain()
         return build_fault_report(
             self._collector,
             self._events,
