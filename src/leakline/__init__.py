@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 __all__ = [
+    "FaultReport",
     "Finding",
     "LeaklineError",
     "Process",
@@ -26,6 +27,8 @@ __all__ = [
     "VmaMemory",
     "__version__",
     "diagnose",
+    "explain_core",
+    "faults",
     "processes",
     "scan",
     "scan_file",
@@ -35,12 +38,14 @@ __all__ = [
 if TYPE_CHECKING:
     from leakline.errors import LeaklineError
     from leakline.model.accounting import ProcessMemory, ProcessTable
+    from leakline.model.faults import FaultReport
     from leakline.model.finding import Finding, Report
     from leakline.model.mappings import VmaMemory
     from leakline.model.system import SystemTable
-    from leakline.session.api import Process, diagnose, processes, scan, scan_file, system_memory
+    from leakline.session.api import Process, diagnose, explain_core, faults, processes, scan, scan_file, system_memory
 
 _HOMES = {
+    "FaultReport": "leakline.model.faults",
     "Finding": "leakline.model.finding",
     "LeaklineError": "leakline.errors",
     "Process": "leakline.session.api",
@@ -50,6 +55,8 @@ _HOMES = {
     "SystemTable": "leakline.model.system",
     "VmaMemory": "leakline.model.mappings",
     "diagnose": "leakline.session.api",
+    "explain_core": "leakline.session.api",
+    "faults": "leakline.session.api",
     "processes": "leakline.session.api",
     "scan": "leakline.session.api",
     "scan_file": "leakline.session.api",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import leakline as library
 from leakline.errors import PermissionNeeded
 from leakline.session.fault_launching import FaultLaunch
 from leakline.session.faulting import FaultSettings, FaultWatch
@@ -193,6 +194,7 @@ CRASHES: list[tuple[str, int, str, str, str | None, str | None, str]] = [
     ("thread-overflow", 139, "segv", "stack-overflow", "write", None, "recurse calls itself without end"),
     ("huge-frame", 139, "segv", "stack-overflow", "write", "HUGE FRAME", "Large local arrays"),
     ("past-end", 139, "segv", "no-vma", "write", "PAST END", "right behind the end of the nearest mapping"),
+    ("protected", 139, "segv", "forbidden", "write", "PROTECTED", "or made so by mprotect"),
     ("smash", 139, "segv", "not-an-address", "exec", "SMASH", "return address on the stack was overwritten"),
     ("guard", 139, "segv", "forbidden", "read", "GUARD", "may not be touched at all"),
     ("not-an-address", 139, "segv", "not-an-address", "read", "NOT AN ADDRESS", "no address at all"),
@@ -263,6 +265,7 @@ def test_a_core_dump_is_explained(build: Build, leakline: Leakline, tmp_path: Pa
     subprocess.run(["sh", "-c", f"ulimit -c unlimited; {build('crashes.c')} null-member"], cwd=tmp_path, check=False)
     (core,) = tmp_path.glob("core*")
     report = leakline("faults", "--core", core, "--json").json
+    assert library.explain_core(core).faults[0].explanation == report["faults"][0]["explanation"]
     (group,) = report["faults"]
     assert (group["cause"], group["access"], group["location"]["line"]) == ("no-vma", "read", line_of("NULL MEMBER", "crashes.c"))
     assert group["crash"]["field"] == {"pointer": "someone", "type": "struct person", "member": "home.city[3]", "offset": 15}

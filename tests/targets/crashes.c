@@ -101,6 +101,11 @@ static void crash(const char *how)
 	} else if (!strcmp(how, "handler-exits")) {
 		signal(SIGSEGV, leave);
 		sink = city_of(NULL);
+	} else if (!strcmp(how, "protected")) {
+		char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		page[0] = 1;
+		mprotect(page, 4096, PROT_READ);
+		page[1] = 1; /* PROTECTED */
 	} else if (!strcmp(how, "freed")) {
 		char *page = mmap((void *)0x610000000000, 16384, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 		page[0] = 1;

@@ -62,9 +62,11 @@ class AddressSpace:
                 kept.append(_cut(old, old.start, vma.start))
             if old.end > vma.end:
                 kept.append(_cut(old, vma.end, old.end))
-        self._vmas[low:high] = sorted([*kept, vma], key=lambda v: v.start)
-        self._starts = [v.start for v in self._vmas]
-        self._described.clear()
+        for near in self._vmas[max(0, low - 2) : high + 2]:  # what a mapping is hangs on its neighbours
+            self._described.pop(near.start, None)
+        placed = sorted([*kept, vma], key=lambda v: v.start)
+        self._vmas[low:high] = placed
+        self._starts[low:high] = [v.start for v in placed]
 
     def replace(self, vmas: Iterable[Vma]) -> None:
         """The mappings as /proc/PID/maps has them now: what is not among them any more was unmapped."""

@@ -296,10 +296,9 @@ def _why_full(crash: Crash) -> list[str]:
 def _why_nothing(crash: Crash, judged: Judged) -> list[str]:
     if crash.was is not None:
         size = crash.was.end - crash.was.start
-        what = "freed (munmap)" if crash.was.kind != "stack" else "given back"
         return [
-            f"There was a mapping of {size:,} bytes ({crash.was.perms}, {crash.was.kind}) at {crash.was.start:#x}, which was {what}"
-            " before: a use after munmap."
+            f"There was {_named(crash.was)} ({crash.was.perms}, {size:,} bytes at {crash.was.start:#x}), which was unmapped, as"
+            " free does with large blocks and dlclose with libraries: a use after munmap."
         ]
     if judged.address < _NULL_PAGE:
         return _why_null(crash, judged)
@@ -346,6 +345,10 @@ def _why_forbidden(crash: Crash, judged: Judged, vma: FaultVma | None) -> list[s
         return [
             f"Constants and string literals{name} stand there: a `char *` that points to a literal must not be written through."
         ]
+    if judged.access == "write" and vma is not None and vma.perms[:2] == "r-":
+        return ["It was mapped so that it can be read only, or made so by mprotect."]
+    if kind == "reserved":
+        return ["It is reserved, and not for use yet: past the end of what its owner, often an allocator, has opened up."]
     if kind == "guard":
         return ["A guard page stands at the end of a stack or buffer so that running past the end is noticed."]
     return []
