@@ -355,7 +355,7 @@ def test_perf_sees_the_same_sites(build: Build, leakline: Leakline, tmp_path: Pa
     subprocess.run(record, input="\n\n", text=True, check=True, capture_output=True)
     script = [perf, "script", "-i", str(recorded), "-F", "ip,sym"]
     names = subprocess.run(script, text=True, check=True, capture_output=True).stdout.split("\n")
-    theirs = Counter(name.split()[1] for name in names if name.strip())
+    theirs = Counter(words[1] for name in names if len(words := name.split()) > 1)
     out = tmp_path / "faults.json"
     leakline("faults", "-q", "-o", out, "--", *command, input="\n\n")
     ours: Counter[str] = Counter()

@@ -111,6 +111,17 @@ def root_folder(procfs: ProcFs, pid: int) -> bytes:
     return os.fsencode(procfs.root / str(pid) / "root")
 
 
+_Place = tuple[tuple[int, int], int, int]
+
+
+def _place(space: AddressSpace, pid: int, address: int) -> _Place:
+    """Where code stands: in which file, so that it is known in every process; else in which process."""
+    vma = space.at(address)
+    if vma is None or not vma.is_file:
+        return (-1, pid), 0, address
+    return vma.device, vma.inode, address - vma.start + vma.offset
+
+
 def _vma(record: Mapped) -> Vma:
     path = None if record.path in _NAMELESS else text(record.path)
     return Vma(record.start, record.end, record.perms, record.offset if record.inode else 0, record.device, record.inode, path)
@@ -139,7 +150,7 @@ class FaultCollector:
         self._processes: dict[int, _Process] = {pid: _Process(pid, command, AddressSpace(), Judge(PageStates(), numa=self._numa))}
         self._gone: list[FaultedProcess] = []
         self._codes: dict[int, tuple[int, int]] = {}
-        self._instructions: dict[tuple[int, int], Instruction | None] = {}
+        self._instructions: dict[_Place, Instruction | None] = {}
         self._problems: set[str] = set()
         self.resolvers: list[Resolver] = []
         self.groups: dict[tuple[object, ...], RawGroup] = {}
@@ -390,7 +401,7 @@ class FaultCollector:
             return "exec"
         if vma is not None and vma.perms[1] == "-":
             return "read"
-        instruction = self._instructions.get((process.pid, sample.instruction))
+        instruction = self._instructions.get(_place(process.space, process.pid, sample.instruction))
         if instruction is None:
             return None
         registers = {"rip": sample.instruction}
@@ -403,7 +414,7 @@ class FaultCollector:
 
     def _learn(self, records: Iterable[Record]) -> None:
         """Disassemble the instructions that were not met before."""
-        new: dict[tuple[int, int], bytes] = {}
+        new: dict[_Place, bytes] = {}
         spaces: dict[int, AddressSpace] = {}
         for record in records:
             if isinstance(record, Forked) and record.pid != record.parent:
@@ -411,9 +422,10 @@ class FaultCollector:
             elif isinstance(record, Mapped) and record.perms[2] == "x":
                 spaces.setdefault(record.pid, self.space_of(record.pid).copy()).add(_vma(record))
             elif isinstance(record, FaultSample) and not record.in_kernel:
-                key = record.pid, record.instruction
+                space = spaces.get(record.pid) or self.space_of(record.pid)
+                key = _place(space, record.pid, record.instruction)
                 if key not in self._instructions and key not in new:
-                    new[key] = self._code(*key, spaces.get(record.pid) or self.space_of(record.pid))
+                    new[key] = self._code(record.pid, record.instruction, space)
         if not new:
             return
         try:
