@@ -282,6 +282,17 @@ def test_what_is_no_core_dump_of_a_fault_is_refused(build: Build, start: Start, 
     assert "does not tell which signal" in leakline("faults", "--core", saved, status=5).err
 
 
+def test_a_stack_goes_on_behind_a_signal_handler(build: Build, leakline: Leakline, tmp_path: Path) -> None:
+    out = tmp_path / "faults.json"
+    leakline("faults", "-q", "-o", out, "--", build("crashes.c"), "in-handler", status=139)
+    stack = json.loads(out.read_text())["faults"][0]["stack"]
+    named = [(frame["function"], frame["line"]) for frame in stack if frame["file"] and frame["file"].endswith("crashes.c")]
+    assert named[:2] == [("city_of", line_of("NULL MEMBER", "crashes.c")), ("crash_too", line_of("IN HANDLER", "crashes.c"))]
+    assert named[2][0] == "crash"
+    assert abs(named[2][1] - line_of("INTERRUPTED", "crashes.c")) <= 1
+    assert named[3][0] == "main"
+
+
 def test_a_static_program_has_stacks_too(build: Build, leakline: Leakline, tmp_path: Path) -> None:
     out = tmp_path / "faults.json"
     leakline("faults", "-q", "-o", out, "--", build("crashes.c", "-g", "-O1", "-static"), "null-call", status=139)
@@ -361,7 +372,8 @@ def test_perf_sees_the_same_sites(build: Build, leakline: Leakline, tmp_path: Pa
     ours: Counter[str] = Counter()
     report = json.loads(out.read_text())
     for group in report["faults"]:
-        ours[group["stack"][0]["function"]] += group["count"]
+        if group["stack"]:
+            ours[group["stack"][0]["function"]] += group["count"]
     # perf counts a fault that is tried again twice.
     assert 2 * PAGES + PAGES <= ours["writes"] <= theirs["writes"] <= ours["writes"] * 1.02
     assert sum(theirs.values()) == pytest.approx(report["seen"]["minor"] + report["seen"]["major"], rel=0.1)

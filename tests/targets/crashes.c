@@ -18,10 +18,12 @@ struct person { long id; struct address home; struct person *next; };
 
 static sigjmp_buf back;
 static volatile int sink;
+static int city_of(struct person *someone);
 
 static void go_back(int number) { siglongjmp(back, number); }
 static void tell(int number) { (void)!write(1, "handled\n", 8); signal(number, SIG_DFL); }
 static void again(int number) { signal(number, SIG_DFL); raise(number); }
+static void crash_too(int number) { sink = city_of(NULL) + number; } /* IN HANDLER */
 static void leave(int number) { (void)number; _exit(42); }
 
 static int city_of(struct person *someone) { return someone->home.city[3]; } /* NULL MEMBER */
@@ -98,6 +100,11 @@ static void crash(const char *how)
 	} else if (!strcmp(how, "handler-raises")) {
 		signal(SIGSEGV, again);
 		sink = city_of(NULL);
+	} else if (!strcmp(how, "in-handler")) {
+		signal(SIGALRM, crash_too);
+		ualarm(1000, 0);
+		for (;;)
+			sink++; /* INTERRUPTED */
 	} else if (!strcmp(how, "handler-exits")) {
 		signal(SIGSEGV, leave);
 		sink = city_of(NULL);

@@ -111,6 +111,7 @@ class FrameTable:
         count = min(count, (len(header) - reader.at) // 8)
         self._table = struct.unpack_from(f"<{2 * count}i", header, reader.at)
         self._rules: dict[int, FrameRule | None] = {}
+        self._signal_frames: dict[int, bool] = {}
 
     @classmethod
     def without_index(cls, section: bytes, address: int, read: Callable[[int, int], bytes]) -> FrameTable:
@@ -139,7 +140,7 @@ class FrameTable:
                 pass  # an entry of a kind that is not understood: those behind it may be
             at += 4 + size
         table = object.__new__(cls)
-        table._address, table._read, table._rules = address, read, {}
+        table._address, table._read, table._rules, table._signal_frames = address, read, {}, {}
         table._table = tuple(number for entry in sorted(found) for number in entry)
         return table
 
@@ -152,7 +153,22 @@ class FrameTable:
                 self._rules[pc] = None
         return self._rules[pc]
 
+    def is_signal_frame(self, pc: int) -> bool:
+        """Whether the code there is what a signal handler returns to: its caller was interrupted, not called."""
+        if pc not in self._signal_frames:
+            try:
+                found = self._entries(pc)
+                self._signal_frames[pc] = found is not None and _is_of_signal(found[0]) and _holds(*found, pc)
+            except ParseError:
+                self._signal_frames[pc] = False
+        return self._signal_frames[pc]
+
     def _find(self, pc: int) -> FrameRule | None:
+        found = self._entries(pc)
+        return None if found is None else _run(*found, pc)
+
+    def _entries(self, pc: int) -> tuple[_Reader, _Reader] | None:
+        """The CIE and FDE of the function that may hold an instruction."""
         low, high = 0, len(self._table) // 2
         while high - low > 1:
             middle = (low + high) // 2
@@ -164,14 +180,24 @@ class FrameTable:
             return None
         fde = self._entry(self._table[2 * low + 1] + self._address)
         delta = fde.unsigned(4)
-        cie = self._entry(fde.address + fde.at - 4 - delta)
-        return _run(cie, fde, pc)
+        return self._entry(fde.address + fde.at - 4 - delta), fde
 
     def _entry(self, address: int) -> _Reader:
         size = int.from_bytes(self._read(address, 4), "little")
         if size in (0, 0xFFFFFFFF) or size > 1 << 16:
             raise ParseError("call frame information of an impossible size")
         return _Reader(self._read(address + 4, size), address + 4)
+
+
+def _is_of_signal(cie: _Reader) -> bool:
+    augmentation, _, _ = cie.data[5:].partition(b"\0")
+    return augmentation.startswith(b"z") and b"S" in augmentation
+
+
+def _holds(cie: _Reader, fde: _Reader, pc: int) -> bool:
+    encoding = _pointer_encoding(_Reader(cie.data, cie.address))
+    begin = fde.pointer(encoding, 0)
+    return begin <= pc < begin + fde.pointer(encoding & 15, 0)
 
 
 def _pointer_encoding(cie: _Reader) -> int:

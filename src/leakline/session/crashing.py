@@ -193,7 +193,7 @@ def _walk(scene: Scene, ip: int, sp: int, bp: int) -> tuple[int, ...]:
     def is_code(address: int) -> bool:
         return "x" not in _perms(scene, ip) and "x" in _perms(scene, address)
 
-    return walk(ip, sp, bp, word, scene.resolver.frame_rule, _MOST_DEPTH, is_code).frames
+    return walk(ip, sp, bp, word, scene.resolver.frame_rule, _MOST_DEPTH, is_code, scene.resolver.is_signal_frame).frames
 
 
 def _frames(scene: Scene, addresses: Sequence[int]) -> dict[int, tuple[Frame, ...]]:

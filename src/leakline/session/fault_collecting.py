@@ -378,7 +378,7 @@ class FaultCollector:
             resolver = self.resolver_over(process.pid, vmas)
             process.resolver = len(self.resolvers)
             self.resolvers.append(resolver)
-            process.walker = StackWalker(resolver.frame_rule)
+            process.walker = StackWalker(resolver.frame_rule, resolver.is_signal_frame)
         return process.walker
 
     def _refreshed(self, process: _Process, address: int) -> Vma | None:

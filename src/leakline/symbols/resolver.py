@@ -69,6 +69,11 @@ class Resolver:
         at = self.place_of(address)
         return None if at is None or at[0].frames is None else at[0].frames.rule(at[1])
 
+    def is_signal_frame(self, address: int) -> bool:
+        """Whether the code at an address is what a signal handler returns to."""
+        at = self.place_of(address)
+        return at is not None and at[0].frames is not None and at[0].frames.is_signal_frame(at[1])
+
     def debug_place(self, address: int) -> tuple[bytes, int] | None:
         """The file with the debug information of an address, and what it is there (ELF virtual address); None without any."""
         at = self.place_of(address)
