@@ -420,5 +420,6 @@ def test_wrong_requests(leakline: Leakline, tmp_path: Path) -> None:
     assert leakline("faults", "--json", "--", "true", status=2)
     assert leakline("faults", str(os.getpid()), "--", "true", status=2)
     assert leakline("faults", "--sites", "--by", "vma", str(os.getpid()), status=2)
+    assert leakline("faults", "-d", "1", "--", "true", status=2)
     assert leakline("faults", "4194303", status=4)
     assert leakline("faults", status=2)

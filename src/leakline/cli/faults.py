@@ -68,6 +68,8 @@ def command(
         raise click.UsageError("give processes, or -- COMMAND, or --core FILE")
     if launched and as_json and output is None:
         raise click.UsageError("--json needs --output FILE: stdout is the program's")
+    if duration is not None and (launched or core):
+        raise click.UsageError("--duration goes with processes that run already: a program that is started is followed to its end")
     if sites and by != "line":
         raise click.UsageError("--sites goes with --by line")
     if interval is not None and interval < 0.01:

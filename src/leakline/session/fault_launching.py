@@ -175,8 +175,8 @@ class FaultLaunch:
                 self._drain()
                 self._collector.refresh(stop.tid)
         elif stop.why == "exit":
-            if stop.tid == program.pid:
-                self._ended = self._counters(stop.tid)
+            with suppress(LeaklineError):  # of the last of its threads, whichever that is
+                self._ended = self._counters(program.pid)
             self._drain()  # while there are still mappings to look up
         elif stop.why == "signal" and stop.signal in _SIGNALS:
             info = program.siginfo(stop.tid)
