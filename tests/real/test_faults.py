@@ -354,6 +354,39 @@ def test_where_events_are_refused_the_counters_are_read(
     assert "only the kernel's counters" in said[0]
 
 
+REUSES = """
+import mmap, os, subprocess, sys, threading
+def work():
+    for _ in range(30):
+        room = mmap.mmap(-1, 40960, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for page in range(10):
+            room[page * 4096] = 1
+        room.close()
+print("READY", flush=True)
+sys.stdin.readline()
+for round in range(20):
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    subprocess.run(["true"], close_fds=False)
+print("DONE 0 0", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unprivileged", [pytest.param(False, marks=needs_root), True])
+def test_addresses_that_threads_use_one_after_the_other_are_touched_first_each_time(start: Start, unprivileged: bool) -> None:
+    program = start(*(UNPRIVILEGED if unprivileged else []), sys.executable, "-c", REUSES)
+    report, _ = watched(program, "--by", "cause", unprivileged=unprivileged)
+    counts: Counter[str] = Counter()
+    for group in report["faults"]:
+        counts[group["cause"]] += group["count"]
+    assert counts["first-touch"] + report["lost"] > 20_000
+    assert counts["spurious"] < 500
+    assert counts["copy-on-write"] < 3000
+
+
 @pytest.mark.slow
 @needs_root
 def test_perf_sees_the_same_sites(build: Build, leakline: Leakline, tmp_path: Path) -> None:

@@ -71,6 +71,10 @@ class _Process:
     def __init__(self, pid: int, command: str, space: AddressSpace, judge: Judge) -> None:
         self.pid, self.command, self.space, self.judge = pid, command, space, judge
         self.minor = self.major = 0
+        self.parent = 0
+        """Of a child that has not begun another program yet."""
+        self.copied = False
+        """Whether it has copied a page."""
         self.family = {pid}
         """Processes that may share its pages, copy on write."""
         self.walker: StackWalker | None = None
@@ -149,7 +153,7 @@ class FaultCollector:
         self._numa, self._thp = numa_balancing(), huge_pages_wanted()
         self._processes: dict[int, _Process] = {pid: _Process(pid, command, AddressSpace(), Judge(PageStates(), numa=self._numa))}
         self._gone: list[FaultedProcess] = []
-        self._codes: dict[int, tuple[int, int]] = {}
+        self._codes: dict[int, CodeSample] = {}
         self._instructions: dict[_Place, Instruction | None] = {}
         self._problems: set[str] = set()
         self.resolvers: list[Resolver] = []
@@ -223,7 +227,7 @@ class FaultCollector:
                 case FaultSample():
                     self._fault(record)
                 case CodeSample():
-                    self._codes[record.tid] = record.address, record.code
+                    self._codes[record.tid] = record
                 case Mapped():
                     self._mapped(record)
                 case Forked():
@@ -276,6 +280,7 @@ class FaultCollector:
         before = process.space.at(record.start)
         if before is None or (before.inode, before.device) != (vma.inode, vma.device):
             process.judge.states.forget(vma.start, vma.end)
+        process.judge.mapped(vma.start, vma.end)
         process.space.add(vma)
         if "x" in vma.perms and vma.inode:
             process.code_changed = True
@@ -287,6 +292,7 @@ class FaultCollector:
         judge = Judge(parent.judge.states.fork(), numa=self._numa)
         child = _Process(record.pid, parent.command, parent.space.copy(), judge)
         child.walker, child.resolver, child.code_changed = parent.walker, parent.resolver, parent.code_changed
+        child.parent = parent.pid
         child.family = parent.family
         child.family.add(record.pid)
         self._processes[record.pid] = child
@@ -298,6 +304,11 @@ class FaultCollector:
         if record.pid == record.tid or record.is_exec:
             process.command = text(record.name)
         if record.is_exec:
+            parent = self._processes.get(process.parent)
+            # The child of a true fork writes to its stack before it can call exec, and copies that page.
+            if parent is not None and self._every == 1 and not process.copied:
+                parent.judge.states.take_back(process.judge.states)
+            process.parent = 0
             process.family.discard(process.pid)
             process.family = {process.pid}
             process.space = AddressSpace()
@@ -316,12 +327,14 @@ class FaultCollector:
         if vma is not None:
             described = process.space.describe(vma, None if sample.stack is None else sample.stack.stack_pointer)
         major = self._events.is_major(sample.identifier)
-        address, code = self._codes.pop(sample.tid, (0, None))
-        known = code if address == sample.address else None
+        told = self._codes.pop(sample.tid, None)
+        told = told if told is not None and told.address == sample.address else None
+        known = None if told is None else told.code
         access = self._access(process, sample, vma, known)
         flags = self._flags(process, vma) if process.provided and vma is not None else ()
         shared = process.judge.states.get(sample.address) == SHARED
-        touch = Touch(sample.time_ns, sample.tid, sample.address, major, access, known)
+        began = None if told is None else told.time_ns
+        touch = Touch(sample.time_ns, sample.tid, sample.address, major, access, known, began)
         cause = process.judge.cause(touch, described, flags)
         if major:
             process.major += self._every
@@ -334,6 +347,7 @@ class FaultCollector:
         group.threads.add(sample.tid)
         bucket = max(0, sample.time_ns - self.began_ns) // self._interval_ns
         self.moments[bucket][cause] += self._every
+        process.copied |= cause == "copy-on-write"
         if self.pages is not None and cause in _GROWING and process.pid == self._first:
             self.pages[sample.address // _PAGE] = group, bucket
         if self._thp and cause in _HUGE_CAUSES and vma is not None and not vma.is_file and not vma.is_shared:
