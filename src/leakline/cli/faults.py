@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from leakline.cli.options import Duration, Size, WithCommand, output_options, speaker, target_options
+from leakline.cli.fault_output import FaultOutput, fault_output_options
+from leakline.cli.options import Duration, Size, WithCommand, speaker, target_options
 
 if TYPE_CHECKING:
     from leakline.present.screen import Color
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 @click.command("faults", cls=WithCommand)
 @target_options
-@click.option("-i", "--interval", type=Duration(), help="Say what came in each stretch of so long; the columns of pictures. [1s]")
+@click.option(
+    "-i", "--interval", type=Duration(), help="Say what came in each stretch of so long; it is a column of pictures too (1s)."
+)
 @click.option("-d", "--duration", type=Duration(), help="How long; else until Ctrl-C, or until the processes have ended.")
 @click.option("--sites", is_flag=True, help="Each code line with its stack.")
 @click.option(
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--stack-bytes", type=Size(), default="1KiB", show_default=True, help="How much of a stack is copied.")
 @click.option("--core", type=click.Path(dir_okay=False, path_type=Path), help="Explain the signal that left this core dump.")
 @click.option("--findings-exit", type=click.IntRange(1, 255), help="Exit with this status if a fault was fatal.")
-@output_options
+@fault_output_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -57,7 +60,6 @@ def command(
     """
     import sys
 
-    from leakline.cli.fault_output import FaultOutput
     from leakline.session.faulting import FaultSettings
     from leakline.session.interruption import Interruption
     from leakline.sources.procfs import ProcFs
