@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("faults", cls=WithCommand)
 @target_options
-@click.option(
-    "-i", "--interval", type=Duration(), help="Say what came in each stretch of time; a column of pictures (1s)."
-)
+@click.option("-i", "--interval", type=Duration(), help="Say what came in each stretch of time; a column of pictures (1s).")
 @click.option("-d", "--duration", type=Duration(), help="How long; else until Ctrl-C, or until the processes have ended.")
 @click.option("--sites", is_flag=True, help="Each code line with its stack.")
 @click.option(
