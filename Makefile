@@ -37,7 +37,8 @@ format: .venv/.developing ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 test: .venv/.developing ## the tests, in under ten minutes
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow and not alone' -n 4 --dist worksteal
+	$(BIN)/pytest -m 'not slow and alone'
 
 agent-check: build/libleakline-agent-check.so ## the agent that walks every stack again and compares
 
