@@ -12,8 +12,8 @@ from typing import Any, Literal
 import msgspec
 
 from leakline.errors import InvalidRequest
-from leakline.present.json import harmless, to_json
-from leakline.present.text import UNKNOWN, amount, change, clock_time, printable
+from leakline.present.json import to_json
+from leakline.present.text import UNKNOWN, amount, change, clock_time, harmless, printable
 
 Format = Literal["table", "json", "jsonl", "csv"]
 Line = tuple[str, str]
