@@ -80,9 +80,10 @@ def order(rows: Sequence[Row], column: str, *, ascending: bool) -> list[Row]:
     """
     if rows and column not in rows[0].__struct_fields__:
         raise InvalidRequest(f"no column {column!r} to sort by", hint=f"There are: {', '.join(rows[0].__struct_fields__)}.")
-    known = [row for row in rows if getattr(row, column) is not None]
-    unknown = [row for row in rows if getattr(row, column) is None]
-    ordered = sorted(known, key=attrgetter(column), reverse=not ascending)
+    value = attrgetter(column)
+    unknown = [row for row in rows if value(row) is None] if None in map(value, rows) else []
+    known = [row for row in rows if value(row) is not None] if unknown else rows
+    ordered = sorted(known, key=value, reverse=not ascending)
     return [*unknown, *ordered] if ascending else [*ordered, *unknown]
 
 

@@ -19,6 +19,7 @@ from leakline.model.vma import VmaUsage
 _ARENA_ALIGNMENT = 64 << 20
 _LARGEST_GUARD = 1 << 20
 _MMAP_THRESHOLD = 128 << 10
+_PLAIN = ("rw-p", "r--p")
 _HEADER = struct.Struct("=QQ")
 _SPECIAL: dict[str, VmaKind] = {
     "[heap]": "heap",
@@ -80,9 +81,19 @@ def describe_mappings(usages: Sequence[VmaUsage], stack_pointers: Mapping[int, i
             kind = _named_kind(usage, in_program=(vma.device, vma.inode) in programs)
         else:
             owner = threads.get(index)
-            neighbour = before if before is not None and before.end == vma.start else None
-            after = usages[index + 1] if index < last and starts[index + 1] == vma.end else None
-            kind = _anonymous_kind(usage, neighbour, after, owner)
+            kind = "anon"
+            # Most of thousands are plain: none of their neighbours makes them anything else.
+            if (
+                owner is not None
+                or vma.path
+                or vma.perms not in _PLAIN
+                or before is None
+                or before.kind == "data"
+                or not vma.start % _ARENA_ALIGNMENT
+            ):
+                neighbour = before if before is not None and before.end == vma.start else None
+                after = usages[index + 1] if index < last and starts[index + 1] == vma.end else None
+                kind = _anonymous_kind(usage, neighbour, after, owner)
         before = _described(usage, kind, owner if kind == "thread stack" else None)
         found.append(before)
     return found
