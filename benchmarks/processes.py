@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,7 @@ def python(program: str) -> list[str]:
 def running(kinds: tuple[tuple[int, str | None], ...]) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Processes of these programs, ready; None is `sleep`."""
     started: list[subprocess.Popen[bytes]] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that they end with us
     try:
         for count, program in kinds:
             command = ["sleep", "1000000"] if program is None else python(program)
@@ -89,5 +91,5 @@ def alike(count: int) -> tuple[tuple[int, str | None], ...]:
 
 
 def mix() -> tuple[tuple[int, str | None], ...]:
-    """430 processes, half of them small: sleepers, Python, numpy, a fork family, many threads, many mappings, much memory."""
+    """400 processes, half of them small: sleepers, Python, numpy, a fork family, many threads, many mappings, much memory."""
     return _MIX
