@@ -7,13 +7,15 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from leakline.errors import InvalidRequest
-from leakline.model.accounting import Group, ProcessMemory
 from leakline.model.mappings import VmaMemory, VmaTotals
+
+if TYPE_CHECKING:
+    from leakline.model.accounting import Group, ProcessMemory
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 _SUMS = ("vss", "rss", "pss", "uss", "swap", "swap_pss")
@@ -107,6 +109,8 @@ def total(name: str, rows: Sequence[ProcessMemory] | Sequence[Group], *, count: 
         count: of processes, where the rows' own would count one more than once.
 
     """
+    from leakline.model.accounting import Group
+
     sums = {}
     for column in _SUMS:
         values = [value for row in rows if (value := getattr(row, column)) is not None]

@@ -6,11 +6,15 @@ import ctypes
 import errno
 import os
 from struct import Struct
+from typing import TYPE_CHECKING
 
 from leakline.native.parts import load_smaps_library
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-def read_blocks(file: int) -> tuple[list[tuple[int, int, int]], list[tuple[bytes, bytes]]] | None:
+
+def read_blocks(file: int) -> tuple[Iterator[tuple[int, ...]], list[tuple[bytes, bytes]]] | None:
     """Read an open smaps file to its end.
 
     Returns:
@@ -42,4 +46,4 @@ def read_blocks(file: int) -> tuple[list[tuple[int, int, int]], list[tuple[bytes
         (data[at : at + flags], data[at + flags + len(b"\nVmFlags:") : at + length])
         for at, length, flags in three.iter_unpack(texts)
     ]
-    return list(three.iter_unpack(mappings)), cut
+    return three.iter_unpack(mappings), cut

@@ -220,7 +220,7 @@ class SmapsReader:
                 yield _vma(head, self._rests.tails), self._rests.bodies[b"\n".join(lines)], ()
             head, lines = line, []
 
-    def cut(self, mappings: Iterable[tuple[int, int, int]], texts: Iterable[tuple[bytes, bytes]]) -> list[VmaUsage]:
+    def cut(self, mappings: Iterable[tuple[int, ...]], texts: Iterable[tuple[bytes, bytes]]) -> list[VmaUsage]:
         """Mappings that are cut already, each with the index of its text.
 
         Raises:
