@@ -298,15 +298,12 @@ void leakline_processes_free(struct processes *all)
 /* Look at every process of a folder like /proc. Returns NULL with the reason. */
 struct processes *leakline_processes_read(int proc, int64_t page_size, int *reason)
 {
-	struct processes *all = malloc(sizeof *all);
+	struct processes *all = calloc(1, sizeof *all); /* large, so that it is mapped: pages that are not used cost nothing */
 	int listed = openat(proc, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *folders = listed < 0 ? NULL : fdopendir(listed);
 	struct dirent *entry;
 	if (!all || !folders)
 		goto failed;
-	all->rows = NULL;
-	all->names = NULL;
-	all->n_rows = all->rows_room = all->names_size = all->names_room = 0;
 	while (errno = 0, (entry = readdir(folders))) {
 		int64_t pid = pid_of(entry->d_name);
 		if (!pid)
@@ -342,10 +339,7 @@ failed:
 		closedir(folders);
 	else if (listed >= 0)
 		close(listed);
-	if (all && folders)
-		leakline_processes_free(all);
-	else
-		free(all);
+	leakline_processes_free(all);
 	return NULL;
 }
 
