@@ -6,6 +6,7 @@ import io
 import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from leakline.present.text import UNKNOWN, amount, change, clock_time, harmless,
 Format = Literal["table", "json", "jsonl", "csv"]
 Line = tuple[str, str]
 _Pad = Callable[[str, int], str]
+_FEW = 20  # values; where these differ, as addresses do, all may
 
 
 def _hints(record: type[msgspec.Struct]) -> dict[str, Any]:
@@ -90,15 +92,14 @@ def _shown_text(value: object) -> str:
 
 
 def _cells(head: str, values: Sequence[Any], foot: Sequence[str], shown: Callable[[Any], str], pad: _Pad | None) -> list[str]:
-    """A column, of one width if padded. The text of a value is made once: in most columns the same ones come again and again."""
-    distinct = set(values)
-    if len(distinct) > len(values) / 2:
+    """A column, of one width if padded. Where values come again, the text of each is made once."""
+    if len(set(values[:_FEW])) == len(values[:_FEW]):
         cells = [head, *map(shown, values), *foot]
         if pad is None:
             return cells
         width = max(map(len, cells))
         return [pad(text, width) for text in cells]
-    texts = {value: shown(value) for value in distinct}
+    texts = {value: shown(value) for value in set(values)}
     if pad is not None:
         width = max(map(len, [head, *foot, *texts.values()]))
         head, *foot = (pad(text, width) for text in (head, *foot))
@@ -134,7 +135,7 @@ def table_lines(
         laid_out.append(_cells(column.replace("_", " "), values, foot, shown, pad))
     lines = list(map("  ".join, zip(*laid_out, strict=True)))
     yield lines[0], "headline"
-    yield from ((line, "") for line in lines[1 : len(rows) + 1])
+    yield from zip(lines[1 : len(rows) + 1], repeat(""))
     if total is not None:
         yield "─" * max(len(lines[0]), 20), "dim"
         yield lines[-1].rstrip(), "headline"

@@ -227,11 +227,12 @@ class SmapsReader:
             ParseError: a text has another form.
 
         """
-        known = []
+        tails, bodies = [], []
         for rest, words in texts:
             tail, a = self._rests[rest]
-            known.append((tail, (a.usage, a.thp, a.locked, a.hugetlb, a.private_hugetlb, a.ksm, self._flags[words])))
-        return [VmaUsage(Vma(start, end, *known[index][0]), *known[index][1]) for start, end, index in mappings]
+            tails.append(tail)
+            bodies.append((a.usage, a.thp, a.locked, a.hugetlb, a.private_hugetlb, a.ksm, self._flags[words]))
+        return [VmaUsage(Vma(start, end, *tails[index]), *bodies[index]) for start, end, index in mappings]
 
 
 def read_smaps(path: str) -> list[VmaUsage]:
