@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-_CONTROLS = "[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
-
-
-def harmless(text: str) -> str:
-    """JSON with the control and direction characters that it need not escape as escapes: it may come to a terminal."""
-    return text if text.isascii() and "\x7f" not in text else re.sub(_CONTROLS, lambda match: f"\\u{ord(match[0]):04x}", text)
+from leakline.present.text import harmless
 
 
 def to_json(record: msgspec.Struct | dict[str, Any]) -> str:
