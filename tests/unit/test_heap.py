@@ -275,14 +275,30 @@ def test_blocks_are_counted_by_state_size_and_first_word() -> None:
     with Heap(copy) as heap:
         heap.walk(BASE, top)
         heap.index()
-        heap.mark([(ROOTS, ROOTS + 4096)], [])
-        groups = {(g.state, g.first_word, g.size): (g.blocks, g.bytes) for g in heap.census([(table, table + 4096)])}
+        found = heap.mark([(ROOTS, ROOTS + 4096)], [], [(table, table + 4096)], census=True)
+    groups = {(g.state, g.first_word, g.size): (g.blocks, g.bytes) for g in found}
     assert groups == {
         (REACHABLE, table, 40): (2, 80),
         (REACHABLE, 0, 40): (1, 40),
         (REACHABLE, 0, 88): (1, 88),
         (UNREACHED, table, 40): (1, 40),
     }
+
+
+def test_a_block_that_is_possible_first_and_reachable_then_is_followed_and_counted_once() -> None:
+    image = Image()
+    held = image.chunk(32)
+    inner, last = image.chunk(64), image.chunk(48)
+    image.data[held - BASE : held - BASE + 8] = words(inner)
+    image.data[inner - BASE : inner - BASE + 16] = words(0, last + 8)
+    copy, top = image.copy(words(inner + 8, held, inner + 16))
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        groups = heap.mark([(ROOTS, ROOTS + 4096)], [], census=True)
+        blocks, _ = heap.totals()
+    assert (blocks[REACHABLE], blocks[POSSIBLE]) == (2, 1)
+    assert {(g.state, g.size, g.blocks) for g in groups} == {(REACHABLE, 24, 1), (REACHABLE, 56, 1), (POSSIBLE, 40, 1)}
 
 
 def test_more_kinds_of_blocks_than_are_told_apart() -> None:
@@ -294,8 +310,7 @@ def test_more_kinds_of_blocks_than_are_told_apart() -> None:
     with Heap(copy) as heap:
         heap.walk(BASE, top)
         heap.index()
-        heap.mark([], [])
-        groups = heap.census([(table, table + (1 << 20))])
+        groups = heap.mark([], [], [(table, table + (1 << 20))], census=True)
     assert sum(g.blocks for g in groups) == count
     assert len(groups) < count
     (rest,) = [g for g in groups if not g.size]
@@ -360,9 +375,8 @@ def test_kinds_that_would_all_be_counted_at_one_place() -> None:
     with Heap(copy) as heap:
         heap.walk(BASE, top)
         heap.index()
-        heap.mark([], [])
         began = time.process_time()
-        groups = heap.census([(0, bits)])
+        groups = heap.mark([], [], [(0, bits)], census=True)
         assert time.process_time() - began < 1
     assert sum(g.blocks for g in groups) == count
     assert len(groups) < 100

@@ -322,7 +322,9 @@ class Heap:
         values: Sequence[int],
         files: Sequence[tuple[int, int]] = (),
         code: Sequence[tuple[int, int]] = (),
-    ) -> None:
+        *,
+        census: bool = False,
+    ) -> list[RawGroup]:
         """Follow pointers from ranges of memory and from values of registers.
 
         Args:
@@ -330,11 +332,24 @@ class Heap:
             values: the registers.
             files: readable mappings of files, sorted: where vtables lie.
             code: executable ones, sorted.
+            census: count all blocks that are not free.
+
+        Returns:
+            with `census` the blocks by state, size and first word: one that points to none of the files is not told apart.
 
         """
         modules = _Modules(_ranges(files), len(files), _ranges(code), len(code))
-        if self._library.leakline_heap_mark(self._heap, *_places(roots, values), ctypes.byref(modules)):
+        groups = (_Group * _MOST_GROUPS)() if census else None
+        function = self._library.leakline_heap_mark
+        function.restype = ctypes.c_int64
+        arguments = *_places(roots, values), ctypes.byref(modules), groups, ctypes.c_size_t(_MOST_GROUPS)
+        count = int(function(self._heap, *arguments))
+        if count < 0:
             raise _no_memory()
+        return [
+            RawGroup(first_word=g.first_word, size=g.size, blocks=g.blocks, bytes=g.bytes, state=g.state)
+            for g in (groups[:count] if groups is not None else ())
+        ]
 
     def path(self, address: int, roots: Sequence[tuple[int, int]], values: Sequence[int]) -> list[RawStep] | WhyNot:
         """The shortest path from a root to the block that holds the address, the block first; or why there is none."""
@@ -353,22 +368,6 @@ class Heap:
         function = self._library.leakline_heap_referrers
         function.restype = ctypes.c_int64
         return _steps(steps, int(function(self._heap, ctypes.c_uint64(address), steps, ctypes.c_size_t(_MOST_REFERRERS))))
-
-    def census(self, files: Sequence[tuple[int, int]]) -> list[RawGroup]:
-        """All blocks that are not free, counted by state, size and first word.
-
-        Args:
-            files: readable mappings of files, sorted: a first word that points elsewhere is not told apart.
-
-        """
-        groups = (_Group * _MOST_GROUPS)()
-        arguments = _ranges(files), ctypes.c_size_t(len(files)), groups, ctypes.c_size_t(_MOST_GROUPS)
-        self._library.leakline_heap_census(self._heap, *arguments)
-        return [
-            RawGroup(first_word=g.first_word, size=g.size, blocks=g.blocks, bytes=g.bytes, state=g.state)
-            for g in groups
-            if g.blocks
-        ]
 
     def freed(self) -> int:
         """Usable bytes of what tcaches and fastbins hold."""

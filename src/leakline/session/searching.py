@@ -67,10 +67,9 @@ def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details
         ended = ended_stacks(((state.tid, state.thread_pointer) for state in image.threads), image.copy.words)
         roots, values = _roots(image, layout.bookkeeping), [*_values(image, ended), *image.held]
         heap.leave_out(_left_over(image, ended.values()))
-        heap.mark(roots, values, files, code)
+        groups = heap.mark(roots, values, files, code, census=details.census)
         blocks, sizes = heap.totals()
         raw = list(heap.lost())
-        groups = heap.census(files) if details.census else []
         reason = None if details.why is None else heap.path(details.why, roots, values)
         referrers = heap.referrers(details.why) if details.why is not None and reason == "not reached" else []
     types = resolver.data_symbols({block.first_word for block in raw} | {group.first_word for group in groups if group.first_word})
