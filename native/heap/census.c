@@ -1,12 +1,12 @@
-/* Blocks counted by what they are: size, state, and what their first word points to in a module. */
+/* Blocks counted by what they are: size, state, what their first word points to in a module, and who allocated them. */
 #include "heap.h"
 
-enum { STATES = 5, MOST_PROBES = 64 };
+enum { STATES = 5, MOST_PROBES = 64, PAGE = 4096, LEAST_PAGES = 16, SLACK = 40 };
 
 /* Where such blocks are counted; NULL if they are too many kinds. The first places are for the rest of each state. */
-static struct group *group_of(const struct census *c, uint64_t first_word, uint64_t size, uint32_t state)
+static struct group *group_of(const struct census *c, uint64_t first_word, uint64_t size, uint32_t state, uint32_t site)
 {
-	uint64_t hash = (first_word ^ size * 0x9e3779b97f4a7c15ull ^ state) * 0xff51afd7ed558ccdull;
+	uint64_t hash = (first_word ^ size * 0x9e3779b97f4a7c15ull ^ state ^ site * 0xc2b2ae3d27d4eb4full) * 0xff51afd7ed558ccdull;
 	size_t at = (size_t)(hash >> 32) & (c->room - 1);
 	for (int probe = 0; probe < MOST_PROBES; probe++, at++) {
 		if (at < STATES || at >= c->room)
@@ -14,7 +14,7 @@ static struct group *group_of(const struct census *c, uint64_t first_word, uint6
 		struct group *g = &c->groups[at];
 		if (!g->blocks)
 			return c->used < c->room / 4 * 3 ? g : NULL;
-		if (g->first_word == first_word && g->size == size && g->state == state)
+		if (g->first_word == first_word && g->size == size && g->state == state && g->site == site)
 			return g;
 	}
 	return NULL;
@@ -34,21 +34,42 @@ static int in_module(struct heap *h, uint64_t word)
 	return 0;
 }
 
+/* Who allocated a block; 0 where that is not known, or where the record is one of an earlier block, of another size (as `fits` in
+ * analysis/diagnosis.py). */
+static uint32_t site_of(struct census *c, uint64_t address, uint64_t size)
+{
+	uint64_t at = c->records.table + (address >> 4) * 4;
+	uint32_t entry[2]; /* site, size */
+	if (!c->records.n_runs)
+		return 0;
+	const struct segment *run = &c->records.runs[c->last_run];
+	if (at - run->start >= run->size) {
+		c->last_run = heap_segment(c->records.runs, c->records.n_runs, at);
+		run = &c->records.runs[c->last_run];
+	}
+	if (at - run->start >= run->size || run->size - (at - run->start) < sizeof entry)
+		return 0;
+	memcpy(entry, run->data + (at - run->start), sizeof entry);
+	uint64_t requested = entry[1], slack = size >= LEAST_PAGES * PAGE ? PAGE + SLACK : SLACK;
+	return requested == UINT32_MAX || (requested <= size && size <= requested + slack) ? entry[0] : 0;
+}
+
 /* Count a block. When three quarters of the places are in use, or too many kinds have neighbouring ones, further kinds are counted together,
  * by state alone. */
-void heap_count(struct heap *h, uint64_t first_word, uint64_t size, uint32_t state)
+void heap_count(struct heap *h, uint64_t address, uint64_t first_word, uint64_t size, uint32_t state)
 {
 	struct census *c = &h->census;
 	struct group *g = c->last;
+	uint32_t site = site_of(c, address, size);
 	if (!in_module(h, first_word))
 		first_word = 0;
 	/* Neighbours are often alike. */
-	if (!g->blocks || g->first_word != first_word || g->size != size || g->state != state)
-		g = group_of(c, first_word, size, state);
+	if (!g->blocks || g->first_word != first_word || g->size != size || g->state != state || g->site != site)
+		g = group_of(c, first_word, size, state, site);
 	if (!g) {
 		g = &c->groups[state];
 	} else if (!g->blocks) {
-		*g = (struct group){.first_word = first_word, .size = size};
+		*g = (struct group){.first_word = first_word, .size = size, .site = site};
 		c->used++;
 	}
 	g->state = state;
@@ -70,7 +91,7 @@ int64_t heap_census(struct heap *h)
 		if (h->state[block] == FREE)
 			continue;
 		heap_word(h, h->address[block], &first_word);
-		heap_count(h, first_word, heap_block_size(h, block), h->state[block]);
+		heap_count(h, h->address[block], first_word, heap_block_size(h, block), h->state[block]);
 	}
 	for (size_t place = 0; place < c->room; place++)
 		if (c->groups[place].blocks)

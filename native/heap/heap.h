@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Layout version of the structs below, checked by the Python side when it loads the library. */
-#define LEAKLINE_HEAP_ABI 5
+#define LEAKLINE_HEAP_ABI 6
 
 struct segment { /* a run of copied memory; sorted by start, never overlapping */
 	uint64_t start;
@@ -67,18 +67,26 @@ struct pile { /* indexes of blocks */
 	uint64_t depth, room;
 };
 
-struct group { /* blocks of one state, size and first word */
+struct group { /* blocks of one state, size, first word and site */
 	uint64_t first_word; /* an address in a module's mapping, or 0 */
 	uint64_t size;       /* usable bytes of each; 0 where there were more kinds of blocks than room for groups */
 	uint64_t blocks;
 	uint64_t bytes;
 	uint32_t state;
-	uint32_t pad;
+	uint32_t site; /* the agent's number for the stack that allocated them; 0 where that is not known */
+};
+
+struct records { /* the agent's table: for each 16 bytes of memory 4, of a block its site, and then its size as it was requested */
+	const struct segment *runs; /* as much of it as was copied */
+	size_t n_runs;
+	uint64_t table; /* its address */
 };
 
 struct census {
 	struct group *groups; /* a power of two of places, all zero at first; NULL where nothing is to be counted */
 	size_t room, used;
+	struct records records;
+	size_t last_run;
 	struct group *last;  /* that of the block that was counted last */
 	struct range beside; /* a gap between modules' mappings, where the last word that points to none lies */
 };
@@ -113,6 +121,7 @@ struct heap {
 
 /* What one file here calls in another goes by no symbol table: no other library can take its place. */
 #pragma GCC visibility push(hidden)
+size_t heap_segment(const struct segment *segments, size_t n, uint64_t address);
 const uint8_t *heap_bytes_elsewhere(struct heap *h, uint64_t address, uint64_t *available);
 
 /* Bytes of the copy from address on, and how many follow without a gap; NULL where nothing was copied. */
@@ -179,7 +188,7 @@ int heap_make_room(struct heap *h);
 int heap_add_area(struct heap *h, uint64_t start, uint64_t end, uint64_t first_block, int mmapped);
 const struct area *heap_area_elsewhere(struct heap *h, uint64_t address);
 uint64_t heap_next_unlike(const struct heap *h, uint64_t block, uint8_t state);
-void heap_count(struct heap *h, uint64_t first_word, uint64_t size, uint32_t state);
+void heap_count(struct heap *h, uint64_t address, uint64_t first_word, uint64_t size, uint32_t state);
 int64_t heap_census(struct heap *h);
 #pragma GCC visibility pop
 

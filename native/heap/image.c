@@ -63,16 +63,23 @@ void leakline_heap_free(struct heap *h)
 	free(h);
 }
 
-const uint8_t *heap_bytes_elsewhere(struct heap *h, uint64_t address, uint64_t *available)
+/* Index of the last of the segments that starts at the address or before it; 0 if none does. */
+size_t heap_segment(const struct segment *segments, size_t n, uint64_t address)
 {
-	size_t low = 0, high = h->n_segments;
+	size_t low = 0, high = n;
 	while (high - low > 1) {
 		size_t middle = low + (high - low) / 2;
-		if (h->segments[middle].start <= address)
+		if (segments[middle].start <= address)
 			low = middle;
 		else
 			high = middle;
 	}
+	return low;
+}
+
+const uint8_t *heap_bytes_elsewhere(struct heap *h, uint64_t address, uint64_t *available)
+{
+	size_t low = heap_segment(h->segments, h->n_segments, address);
 	const struct segment *s = &h->segments[low];
 	if (address - s->start >= s->size)
 		return NULL;

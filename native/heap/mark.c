@@ -144,7 +144,7 @@ static inline void drain(struct heap *h, enum holder holder, uint64_t leader)
 				heap_word(h, start, &first);
 		}
 		if (holder == ROOT_OR_REACHABLE && h->census.groups)
-			heap_count(h, first, size, REACHABLE);
+			heap_count(h, start, first, size, REACHABLE);
 	}
 }
 
@@ -158,14 +158,14 @@ void leakline_heap_leave_out(struct heap *h, const struct range *dead, size_t n)
 
 /*
  * Mark from the roots: words of memory and values of registers. `modules` are the mappings of files, to tell vtables. `groups` has `room`
- * places, a power of two, all zero, where blocks are counted as they are met; NULL where nobody asks. Returns how many groups there are, which
- * come first; or -1 out of memory.
+ * places, a power of two, all zero, where blocks are counted as they are met; NULL where nobody asks. `records` tell who allocated them. Returns
+ * how many groups there are, which come first; or -1 out of memory.
  */
 int64_t leakline_heap_mark(struct heap *h, const struct range *roots, size_t n_roots, const uint64_t *values, size_t n_values,
-			   const struct modules *modules, struct group *groups, size_t room)
+			   const struct modules *modules, struct group *groups, size_t room, const struct records *records)
 {
 	h->modules = *modules;
-	h->census = (struct census){.groups = groups, .room = room, .last = groups};
+	h->census = (struct census){.groups = groups, .room = room, .last = groups, .records = *records};
 	for (size_t i = 0; i < n_values; i++)
 		reach(h, values[i]);
 	for (size_t i = 0; i < n_roots; i++) {

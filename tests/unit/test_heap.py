@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leakline.errors import LeaklineError
-from leakline.native.heap import FREE, INDIRECT, POSSIBLE, REACHABLE, UNREACHED, Heap, MemoryCopy, TcachesFound
+from leakline.native.heap import FREE, INDIRECT, POSSIBLE, REACHABLE, UNREACHED, Heap, MemoryCopy, SiteRecords, TcachesFound
 from leakline.sources.allocators.glibc import GlibcVersion
 
 BASE = 0x555500000000
@@ -283,6 +283,26 @@ def test_blocks_are_counted_by_state_size_and_first_word() -> None:
         (REACHABLE, 0, 88): (1, 88),
         (UNREACHED, table, 40): (1, 40),
     }
+
+
+def test_blocks_are_counted_by_who_allocated_them() -> None:
+    image = Image()
+    kept = [image.chunk(48), image.chunk(48), image.chunk(48), image.chunk(48), image.chunk(0x20010)]
+    copy, top = image.copy(words(*kept))
+    table, first = 0x100000000000, BASE & -(1 << 14)
+    entries = bytearray(0x40000)
+    # Site 7 twice; an older, larger block's record; one of an unknown size; one that is a page too small at most.
+    for block, site, size in zip(kept, (7, 7, 7, 9, 5), (36, 40, 41, 0xFFFFFFFF, 0x20000 - 4090), strict=True):
+        struct.pack_into("<II", entries, ((block - first) >> 4) * 4, site, size)
+    buffer = mmap.mmap(-1, len(entries))
+    buffer[:] = bytes(entries)
+    start = table + (first >> 4) * 4
+    records = SiteRecords(copy=MemoryCopy(buffer, [(start, start + len(entries))]), table=table)
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        found = heap.mark([(ROOTS, ROOTS + 4096)], [], census=True, records=records)
+    assert {(g.site, g.size, g.blocks) for g in found} == {(7, 40, 2), (0, 40, 1), (9, 40, 1), (5, 0x20008, 1)}
 
 
 def test_a_block_that_is_possible_first_and_reachable_then_is_followed_and_counted_once() -> None:

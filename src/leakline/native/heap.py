@@ -22,6 +22,7 @@ WhyNot = Literal["not reached", "no block", "free"]
 _WHY_NOT: dict[int, WhyNot] = {0: "not reached", -1: "no block", -2: "free"}
 _NO_MEMORY = -3
 _MOST_STEPS, _MOST_REFERRERS, _MOST_GROUPS = 1 << 16, 16, 1 << 16
+_MOST_GROUPS_BY_SITE = 1 << 18
 
 
 class _Segment(ctypes.Structure):
@@ -82,8 +83,12 @@ class _Group(ctypes.Structure):
         ("blocks", ctypes.c_uint64),
         ("bytes", ctypes.c_uint64),
         ("state", ctypes.c_uint32),
-        ("pad", ctypes.c_uint32),
+        ("site", ctypes.c_uint32),
     )
+
+
+class _Records(ctypes.Structure):
+    _fields_ = (("runs", ctypes.POINTER(_Segment)), ("n_runs", ctypes.c_size_t), ("table", ctypes.c_uint64))
 
 
 class _TcacheLayout(ctypes.Structure):
@@ -144,7 +149,7 @@ class RawStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RawGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """Blocks of one kind, size and first word."""
+    """Blocks of one kind, size, first word and site."""
 
     first_word: int
     """An address in a module's mapping; 0 for any other first word."""
@@ -153,6 +158,8 @@ class RawGroup(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int
     bytes: int
     state: int
+    site: int
+    """The agent's number for the stack that allocated them; 0 where that is not known."""
 
 
 class MemoryCopy:
@@ -223,6 +230,15 @@ class MemoryCopy:
         return self._offsets[run]
 
 
+class SiteRecords(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent recorded of blocks (native/agent/agent.h, `shadow`)."""
+
+    copy: MemoryCopy
+    """The pages of its table that were ever written."""
+    table: int
+    """The table's address: for each 16 bytes of memory it has 4; of a block its site's number, and then its size as requested."""
+
+
 class Heap:
     """The blocks of a copied address space. Use as a context manager; it frees the C side at the end.
 
@@ -232,10 +248,7 @@ class Heap:
     def __init__(self, copy: MemoryCopy) -> None:
         self._library = load_heap_library()
         self._copy = copy
-        base = copy.base_address()
-        self._segments = (_Segment * max(len(copy.runs), 1))(
-            *(_Segment(start, end - start, base + copy.offset(i)) for i, (start, end) in enumerate(copy.runs))
-        )
+        self._segments = _segments(copy)
         self._totals: tuple[tuple[int, ...], tuple[int, ...]] | None = None
         self._library.leakline_heap_new.restype = ctypes.c_void_p
         self._heap = ctypes.c_void_p(self._library.leakline_heap_new(self._segments, ctypes.c_size_t(len(copy.runs))))
@@ -324,6 +337,7 @@ class Heap:
         code: Sequence[tuple[int, int]] = (),
         *,
         census: bool = False,
+        records: SiteRecords | None = None,
     ) -> list[RawGroup]:
         """Follow pointers from ranges of memory and from values of registers.
 
@@ -333,21 +347,24 @@ class Heap:
             files: readable mappings of files, sorted: where vtables lie.
             code: executable ones, sorted.
             census: count all blocks that are not free.
+            records: who allocated them.
 
         Returns:
-            with `census` the blocks by state, size and first word: one that points to none of the files is not told apart.
+            with `census` the blocks by state, size, site and first word: one that points to none of the files is not told apart.
 
         """
         modules = _Modules(_ranges(files), len(files), _ranges(code), len(code))
-        groups = (_Group * _MOST_GROUPS)() if census else None
+        room = _MOST_GROUPS if records is None else _MOST_GROUPS_BY_SITE
+        groups = (_Group * room)() if census else None
+        recorded = _Records() if records is None else _Records(_segments(records.copy), len(records.copy.runs), records.table)
         function = self._library.leakline_heap_mark
         function.restype = ctypes.c_int64
-        arguments = *_places(roots, values), ctypes.byref(modules), groups, ctypes.c_size_t(_MOST_GROUPS)
+        arguments = *_places(roots, values), ctypes.byref(modules), groups, ctypes.c_size_t(room), ctypes.byref(recorded)
         count = int(function(self._heap, *arguments))
         if count < 0:
             raise _no_memory()
         return [
-            RawGroup(first_word=g.first_word, size=g.size, blocks=g.blocks, bytes=g.bytes, state=g.state)
+            RawGroup(first_word=g.first_word, size=g.size, blocks=g.blocks, bytes=g.bytes, state=g.state, site=g.site)
             for g in (groups[:count] if groups is not None else ())
         ]
 
@@ -395,6 +412,13 @@ class Heap:
             RawLostBlock(address=b.address, size=b.size, leader=b.leader, first_word=b.first_word, state=b.kind)
             for b in raw[:count]
         )
+
+
+def _segments(copy: MemoryCopy) -> ctypes.Array[_Segment]:
+    base = copy.base_address()
+    return (_Segment * max(len(copy.runs), 1))(
+        *(_Segment(start, end - start, base + copy.offset(i)) for i, (start, end) in enumerate(copy.runs))
+    )
 
 
 def _places(

@@ -22,7 +22,7 @@ from leakline.sources.remote_memory import holds_pointers
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from leakline.native.heap import RawGroup
+    from leakline.native.heap import RawGroup, SiteRecords
     from leakline.sources.heap_image import HeapImage
     from leakline.symbols.resolver import Resolver
 
@@ -43,7 +43,7 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
     """An address: who holds the block there."""
 
 
-def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details) -> HeapScan:
+def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details, records: SiteRecords | None = None) -> HeapScan:
     """What is lost in it.
 
     Args:
@@ -51,6 +51,7 @@ def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details
         resolver: names the data that blocks' first words point to.
         began_ns: CLOCK_MONOTONIC when the look began.
         details: what else is wanted.
+        records: who allocated its blocks, where an agent recorded that.
 
     Raises:
         NotPossible: its heap was not found.
@@ -67,7 +68,7 @@ def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details
         ended = ended_stacks(((state.tid, state.thread_pointer) for state in image.threads), image.copy.words)
         roots, values = _roots(image, layout.bookkeeping), [*_values(image, ended), *image.held]
         heap.leave_out(_left_over(image, ended.values()))
-        groups = heap.mark(roots, values, files, code, census=details.census)
+        groups = heap.mark(roots, values, files, code, census=details.census, records=records)
         blocks, sizes = heap.totals()
         raw = list(heap.lost())
         reason = None if details.why is None else heap.path(details.why, roots, values)
@@ -116,16 +117,16 @@ def _with_text(lost: Sequence[LostBlock], image: HeapImage) -> tuple[LostBlock, 
 
 
 def _census(groups: Sequence[RawGroup], types: Mapping[int, str]) -> Census:
-    sums: dict[tuple[int, str | None, int], tuple[int, int]] = {}
+    sums: dict[tuple[int, str | None, int, int], tuple[int, int]] = {}
     for group in groups:
-        key = group.state, types.get(group.first_word), group.size
+        key = group.state, types.get(group.first_word), group.size, group.site
         blocks, size = sums.get(key, (0, 0))
         sums[key] = blocks + group.blocks, size + group.bytes
     found = [
-        BlockGroup(kind=_KINDS.get(state, "reachable"), type=kind, size=size or None, blocks=blocks, bytes=total)
-        for (state, kind, size), (blocks, total) in sums.items()
+        BlockGroup(kind=_KINDS.get(state, "reachable"), type=kind, size=size or None, blocks=blocks, bytes=total, site=site or None)
+        for (state, kind, size, site), (blocks, total) in sums.items()
     ]
-    found.sort(key=lambda group: (-group.bytes, group.kind, group.type or "", group.size or 0))
+    found.sort(key=lambda group: (-group.bytes, group.kind, group.type or "", group.size or 0, group.site or 0))
     return Census(taken=datetime.now(UTC).isoformat(timespec="milliseconds"), groups=tuple(found))
 
 
