@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Layout version of the structs below, checked by the Python side when it loads the library. */
-#define LEAKLINE_HEAP_ABI 6
+#define LEAKLINE_HEAP_ABI 7
 
 struct segment { /* a run of copied memory; sorted by start, never overlapping */
 	uint64_t start;
@@ -114,6 +114,8 @@ struct heap {
 	uint64_t patience; /* links that may still be followed to tell tcaches from what looks like one */
 	struct modules modules; /* while marking */
 	struct census census;
+	const struct range *arenas;
+	size_t n_arenas;
 	const struct range *dead; /* memory that holds only left-overs, within blocks too; sorted, apart from each other */
 	size_t n_dead;
 	struct range living; /* the gap between them that was met last; none has an end of 0 */

@@ -67,9 +67,50 @@ static int stands_for_start(struct heap *h, uint64_t block, uint64_t pointer)
 /* What holds the words that are followed. */
 enum holder { ROOT_OR_REACHABLE, ONLY_POSSIBLE, LOST };
 
+struct words { /* of a root, or of a block from its start on */
+	const uint8_t *bytes;
+	uint64_t count;
+	int of_block;
+};
+
+/* Whether the pointer is the address of a chunk as malloc has it: that lies in the last 8 bytes of the block before. */
+static int is_chunk(struct heap *h, uint64_t pointer)
+{
+	int interior;
+	int64_t block = heap_find(h, pointer, &interior);
+	return block >= 0 && interior && pointer + 8 == h->address[block] + heap_block_size(h, (uint64_t)block);
+}
+
+/*
+ * Whether word `i`, a pointer into a block, is left over from the time when its memory was free and a bin linked it: such a chunk has pointers
+ * to its neighbours in the list (fd, bk) behind its size, with the chunk before it in use, and they lead to chunks or to the arena's bins. Some of
+ * these words may have been written since; those before a block's own first two are its own chunk's.
+ */
+static int is_left_over(struct heap *h, uint64_t pointer, const struct words *w, uint64_t i)
+{
+	uint64_t size = 0, other = 0;
+	int interior;
+	if (!w->of_block || !is_chunk(h, pointer))
+		return 0;
+	if (i == 1)
+		return 1;
+	if (i > 1)
+		memcpy(&size, w->bytes + 8 * (i & ~1ull) - 8, 8);
+	if ((size & 0xb) == 1 && size >= 32 && size < h->high - h->low)
+		return 1;
+	if ((i ^ 1) < w->count)
+		memcpy(&other, w->bytes + 8 * (i ^ 1), 8);
+	if (heap_lies_in(h->arenas, h->n_arenas, other))
+		return 1;
+	/* What was a chunk may lie within a larger one by now, or in free memory. */
+	if (other & 15 || other < h->low || other >= h->high || !heap_area(h, other))
+		return 0;
+	return heap_find(h, other, &interior) < 0 || interior;
+}
+
 /* A pointer held by something reachable: its block becomes reachable; or possible, by a pointer into it. Blocks that are possible wait until
  * all that is reachable is known, so that the words of each block are read once. */
-static void reach(struct heap *h, uint64_t pointer)
+static void reach(struct heap *h, uint64_t pointer, const struct words *w, uint64_t i)
 {
 	int interior;
 	int64_t block = heap_find(h, pointer, &interior);
@@ -78,18 +119,18 @@ static void reach(struct heap *h, uint64_t pointer)
 	if (!interior || stands_for_start(h, (uint64_t)block, pointer)) {
 		h->state[block] = REACHABLE;
 		push(h, &h->stack, (uint64_t)block);
-	} else if (h->state[block] == UNREACHED) {
+	} else if (h->state[block] == UNREACHED && !is_left_over(h, pointer, w, i)) {
 		h->state[block] = POSSIBLE;
 		push(h, &h->waiting, (uint64_t)block);
 	}
 }
 
 /* A pointer held by a block that is possible: so is its block. One held by a lost block: its block hangs on that one's leader. */
-static void hang(struct heap *h, uint64_t pointer, enum holder holder, uint64_t leader)
+static void hang(struct heap *h, uint64_t pointer, const struct words *w, uint64_t i, enum holder holder, uint64_t leader)
 {
 	int interior;
 	int64_t block = heap_find(h, pointer, &interior);
-	if (block < 0 || h->state[block] != UNREACHED)
+	if (block < 0 || h->state[block] != UNREACHED || (interior && is_left_over(h, pointer, w, i)))
 		return;
 	if (holder == ONLY_POSSIBLE) {
 		h->state[block] = POSSIBLE;
@@ -102,27 +143,27 @@ static void hang(struct heap *h, uint64_t pointer, enum holder holder, uint64_t 
 	push(h, &h->stack, (uint64_t)block);
 }
 
-static inline void follow(struct heap *h, const uint8_t *bytes, uint64_t count, enum holder holder, uint64_t leader)
+static inline void follow(struct heap *h, const struct words *w, enum holder holder, uint64_t leader)
 {
 	uint64_t low = h->low, span = h->high - low, word;
-	for (uint64_t i = 0; i < count; i++) {
-		memcpy(&word, bytes + 8 * i, 8);
+	for (uint64_t i = 0; i < w->count; i++) {
+		memcpy(&word, w->bytes + 8 * i, 8);
 		if (word - low >= span)
 			continue;
 		if (holder == ROOT_OR_REACHABLE)
-			reach(h, word);
+			reach(h, word, w, i);
 		else
-			hang(h, word, holder, leader);
+			hang(h, word, w, i, holder, leader);
 	}
 }
 
 /* Words of memory that are aligned to 8 bytes; what was not copied holds no pointer. */
 static void scan(struct heap *h, uint64_t start, uint64_t end, enum holder holder, uint64_t leader)
 {
-	const uint8_t *bytes;
+	struct words w = {.of_block = 0};
 	for (uint64_t stop; (start = heap_living(h, start, end, &stop)) < end; start = stop)
-		for (uint64_t address = start, count; (count = heap_words(h, &address, stop, &bytes)); address += 8 * count)
-			follow(h, bytes, count, holder, leader);
+		for (uint64_t address = start; (w.count = heap_words(h, &address, stop, &w.bytes)); address += 8 * w.count)
+			follow(h, &w, holder, leader);
 }
 
 static inline void drain(struct heap *h, enum holder holder, uint64_t leader)
@@ -136,7 +177,8 @@ static inline void drain(struct heap *h, enum holder holder, uint64_t leader)
 		}
 		uint64_t size = header & 2 ? 0 : (header & ~7ull) - 8;
 		if (size && available >= 16 && size <= available - 16 && start >= h->living.start && start + size <= h->living.end) {
-			follow(h, chunk + 16, size / 8, holder, leader);
+			struct words w = {chunk + 16, size / 8, 1};
+			follow(h, &w, holder, leader);
 		} else { /* at the edge of what was copied, or of what is dead, or mmapped */
 			size = heap_block_size(h, block);
 			scan(h, start, start + size, holder, leader);
@@ -156,6 +198,13 @@ void leakline_heap_leave_out(struct heap *h, const struct range *dead, size_t n)
 	h->living = (struct range){0, 0};
 }
 
+/* Where the arenas' bins are (struct malloc_state), sorted; must stay there until `h` is freed. */
+void leakline_heap_arenas(struct heap *h, const struct range *arenas, size_t n)
+{
+	h->arenas = arenas;
+	h->n_arenas = n;
+}
+
 /*
  * Mark from the roots: words of memory and values of registers. `modules` are the mappings of files, to tell vtables. `groups` has `room`
  * places, a power of two, all zero, where blocks are counted as they are met; NULL where nobody asks. `records` tell who allocated them. Returns
@@ -166,8 +215,9 @@ int64_t leakline_heap_mark(struct heap *h, const struct range *roots, size_t n_r
 {
 	h->modules = *modules;
 	h->census = (struct census){.groups = groups, .room = room, .last = groups, .records = *records};
+	struct words registers = {.of_block = 0};
 	for (size_t i = 0; i < n_values; i++)
-		reach(h, values[i]);
+		reach(h, values[i], &registers, i);
 	for (size_t i = 0; i < n_roots; i++) {
 		scan(h, roots[i].start, roots[i].end, ROOT_OR_REACHABLE, 0);
 		drain(h, ROOT_OR_REACHABLE, 0);

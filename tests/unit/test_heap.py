@@ -285,6 +285,42 @@ def test_blocks_are_counted_by_state_size_and_first_word() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "kind"),
+    [
+        ((7,), (), UNREACHED),  # the second word of its holder, which has overwritten the first
+        ((7, 0x51), (7,), UNREACHED),  # behind the size of a free chunk
+        ((7, 7, 7, 7), ("chunk",), UNREACHED),
+        ((7, 7, "chunk"), (), UNREACHED),
+        ((7, 7), ("bin",), UNREACHED),
+        ((7, 7), ("start",), POSSIBLE),
+        ((), (7,), POSSIBLE),
+        ((7, 7), (7,), POSSIBLE),
+        ((7, 0x50), (7,), POSSIBLE),
+    ],
+)
+def test_what_bins_left_over_in_a_block(before: tuple[int | str, ...], after: tuple[int | str, ...], kind: int) -> None:
+    """A pointer to a chunk is one into the block before it."""
+    image = Image()
+    target, other = image.chunk(48), image.chunk(64)
+    named = {"chunk": other + 64 - 16, "start": other, "bin": ROOTS + 0x800}
+    holder = image.chunk(112, *(named[w] if isinstance(w, str) else w for w in (*before, target + 32, *after)))
+    image.chunk(32)
+    copy, top = image.copy(words(holder))
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        heap.arenas([(ROOTS + 0x700, ROOTS + 0x900)])
+        heap.mark([(ROOTS, ROOTS + 4096)], [])
+        assert {b.address: b.state for b in heap.lost()}[target] == kind
+    copy, top = image.copy(words(target + 32))  # of a root it is the program's own
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        heap.mark([(ROOTS, ROOTS + 4096)], [])
+        assert {b.address: b.state for b in heap.lost()}[target] == POSSIBLE
+
+
 def test_blocks_are_counted_by_who_allocated_them() -> None:
     image = Image()
     kept = [image.chunk(48), image.chunk(48), image.chunk(48), image.chunk(48), image.chunk(0x20010)]

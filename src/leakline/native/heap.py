@@ -242,7 +242,7 @@ class SiteRecords(msgspec.Struct, frozen=True, kw_only=True):
 class Heap:
     """The blocks of a copied address space. Use as a context manager; it frees the C side at the end.
 
-    Order of calls: walk and mmapped for every area, index, tcaches and fastbin, leave_out, mark, totals and lost.
+    Order of calls: walk and mmapped for every area, index, tcaches and fastbin, arenas, leave_out, mark, totals and lost.
     """
 
     def __init__(self, copy: MemoryCopy) -> None:
@@ -323,6 +323,11 @@ class Heap:
         function.restype = ctypes.c_int64
         count = function(self._heap, ctypes.c_uint64(head), ctypes.c_uint64(chunk_size), ctypes.c_int(mangled))
         return None if count < 0 else int(count)
+
+    def arenas(self, arenas: Sequence[tuple[int, int]]) -> None:
+        """Say where the bins lie (struct malloc_state): what points to them and to chunks is left over from free memory."""
+        self._arenas = _ranges(sorted(arenas))
+        self._library.leakline_heap_arenas(self._heap, self._arenas, ctypes.c_size_t(len(arenas)))
 
     def leave_out(self, dead: Sequence[tuple[int, int]]) -> None:
         """Follow no pointers from memory that holds only left-overs, within blocks too: sorted ranges, apart from each other."""

@@ -67,6 +67,7 @@ def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details
         code = [(vma.start, vma.end) for vma in image.vmas if vma.is_file and vma.perms[2] == "x"]
         ended = ended_stacks(((state.tid, state.thread_pointer) for state in image.threads), image.copy.words)
         roots, values = _roots(image, layout.bookkeeping), [*_values(image, ended), *image.held]
+        heap.arenas([(arena.address, arena.address + image.version.arena.size) for arena in arenas])
         heap.leave_out(_left_over(image, ended.values()))
         groups = heap.mark(roots, values, files, code, census=details.census, records=records)
         blocks, sizes = heap.totals()
