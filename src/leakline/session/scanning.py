@@ -56,7 +56,7 @@ class Scanner:
         self._procfs = procfs
         self._details = details or Details()
         self._imager = Imager(procfs, pid, stop_deadline=stop_deadline, max_pause=max_pause)
-        self._agent = find_agent(procfs, pid, procfs.maps(pid))
+        self._agent = find_agent(procfs, pid, self._imager.vmas)
         self.trace: AllocationTrace | None = None
         """Who allocated what the last look calls lost, where leakline's agent recorded it."""
         self.image: HeapImage | None = None

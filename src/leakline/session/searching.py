@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from leakline.analysis.roots import ThreadStack, dead_stack, ended_stacks, stack_bounds
+from leakline.analysis.roots import dead_stack, ended_stacks
 from leakline.analysis.streams import unused_buffers
 from leakline.errors import NotPossible
 from leakline.model.heap import BlockGroup, BlockTotal, Census, HeapScan, LeakKind, LostBlock
 from leakline.model.ranges import Range, subtract, union
 from leakline.native.heap import INDIRECT, POSSIBLE, REACHABLE, UNREACHED, Heap
 from leakline.session.explaining import explain
+from leakline.session.thread_stacks import thread_stacks
 from leakline.sources.allocators.glibc import Arena, Moment, add_blocks, find_arenas, find_main_arena
 from leakline.sources.remote_memory import holds_pointers
 
@@ -147,8 +148,7 @@ def _arenas(image: HeapImage) -> tuple[list[Arena], list[str]]:
 def _moment(image: HeapImage) -> Moment:
     if image.ran_on:
         return "running"
-    code = [vma for vma in image.vmas if image.is_libc(vma) and "x" in vma.perms]
-    return "at work" if len(image.threads) == 1 and image.threads[0].may_be_in_malloc(code) else "at rest"
+    return "at work" if len(image.threads) == 1 and image.threads[0].may_be_in_malloc(image.libc_code) else "at rest"
 
 
 def _roots(image: HeapImage, bookkeeping: Sequence[Range]) -> list[Range]:
@@ -159,17 +159,9 @@ def _roots(image: HeapImage, bookkeeping: Sequence[Range]) -> list[Range]:
 
 def _left_over(image: HeapImage, ended: Iterable[Range]) -> list[Range]:
     """Memory that is in use, and holds only what was there before."""
-    stack_of_first = next((vma for vma in image.vmas if vma.path == "[stack]"), None)
-    bounds: list[tuple[ThreadStack, Range | None]] = []
-    for state in image.threads:
-        thread = ThreadStack(stack_pointer=state.stack_pointer, thread_pointer=state.thread_pointer)
-        if stack_of_first is not None and state.stack_pointer in stack_of_first:
-            bounds.append((thread, (stack_of_first.start, stack_of_first.end)))
-        else:
-            bounds.append((thread, stack_bounds(thread, image.copy.words)))
     pieces = (piece for vma in image.vmas if image.is_libc(vma) for piece in image.copy.pieces(vma.start, vma.end))
     libc = (image.copy.words(start, (end - start) // 8) for start, end in pieces)
-    return union([*dead_stack(bounds), *ended, *unused_buffers(libc, image.copy.words)])
+    return union([*dead_stack(thread_stacks(image)), *ended, *unused_buffers(libc, image.copy.words)])
 
 
 def _values(image: HeapImage, ended: Iterable[int]) -> list[int]:
@@ -180,7 +172,7 @@ def _values(image: HeapImage, ended: Iterable[int]) -> list[int]:
     Such a table is allocated, and known by a pointer behind its first entry (sysdeps/x86_64/nptl/tls.h). That of an ended thread is
     kept with its stack.
     """
-    code = [vma for vma in image.vmas if image.is_libc(vma) and "x" in vma.perms]
+    code = image.libc_code
     waiting = {t.tid for t in image.threads if t.in_system_call and any(t.instruction_pointer in vma for vma in code)}
     registers = [word for t in image.threads for word in (t.lasting if t.tid in waiting else (*t.registers, *t.extended))]
     descriptors = [state.thread_pointer for state in image.threads if state.thread_pointer]
