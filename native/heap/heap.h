@@ -62,6 +62,14 @@ struct modules { /* mappings of files, each sorted by start */
 	size_t n_code;
 };
 
+enum words_of { ROOT, BLOCK_FROM_START, BLOCK_FROM_WITHIN };
+
+struct words { /* that were copied one behind the other; of a block from an even one on */
+	const uint8_t *bytes;
+	uint64_t count;
+	enum words_of of;
+};
+
 struct pile { /* indexes of blocks */
 	uint32_t *blocks;
 	uint64_t depth, room;
@@ -192,6 +200,7 @@ const struct area *heap_area_elsewhere(struct heap *h, uint64_t address);
 uint64_t heap_next_unlike(const struct heap *h, uint64_t block, uint8_t state);
 void heap_count(struct heap *h, uint64_t address, uint64_t first_word, uint64_t size, uint32_t state);
 int64_t heap_census(struct heap *h);
+int heap_is_left_over(struct heap *h, uint64_t pointer, const struct words *w, uint64_t i);
 #pragma GCC visibility pop
 
 static inline int heap_add_block(struct heap *h, uint64_t address, uint64_t size)
@@ -279,6 +288,13 @@ static inline int heap_lies_in(const struct range *ranges, size_t count, uint64_
 {
 	size_t first = heap_first_behind(ranges, count, address);
 	return first < count && ranges[first].start <= address;
+}
+
+static inline enum words_of heap_words_of(int of_block, uint64_t start, uint64_t address)
+{
+	if (!of_block || address & 15)
+		return ROOT;
+	return address == start ? BLOCK_FROM_START : BLOCK_FROM_WITHIN;
 }
 
 /* Where memory that is not dead goes on, from `from` on; *stop is where that part of it ends, up to `end`. */

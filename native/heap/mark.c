@@ -67,47 +67,6 @@ static int stands_for_start(struct heap *h, uint64_t block, uint64_t pointer)
 /* What holds the words that are followed. */
 enum holder { ROOT_OR_REACHABLE, ONLY_POSSIBLE, LOST };
 
-struct words { /* of a root, or of a block from its start on */
-	const uint8_t *bytes;
-	uint64_t count;
-	int of_block;
-};
-
-/* Whether the pointer is the address of a chunk as malloc has it: that lies in the last 8 bytes of the block before. */
-static int is_chunk(struct heap *h, uint64_t pointer)
-{
-	int interior;
-	int64_t block = heap_find(h, pointer, &interior);
-	return block >= 0 && interior && pointer + 8 == h->address[block] + heap_block_size(h, (uint64_t)block);
-}
-
-/*
- * Whether word `i`, a pointer into a block, is left over from the time when its memory was free and a bin linked it: such a chunk has pointers
- * to its neighbours in the list (fd, bk) behind its size, with the chunk before it in use, and they lead to chunks or to the arena's bins. Some of
- * these words may have been written since; those before a block's own first two are its own chunk's.
- */
-static int is_left_over(struct heap *h, uint64_t pointer, const struct words *w, uint64_t i)
-{
-	uint64_t size = 0, other = 0;
-	int interior;
-	if (!w->of_block || !is_chunk(h, pointer))
-		return 0;
-	if (i == 1)
-		return 1;
-	if (i > 1)
-		memcpy(&size, w->bytes + 8 * (i & ~1ull) - 8, 8);
-	if ((size & 0xb) == 1 && size >= 32 && size < h->high - h->low)
-		return 1;
-	if ((i ^ 1) < w->count)
-		memcpy(&other, w->bytes + 8 * (i ^ 1), 8);
-	if (heap_lies_in(h->arenas, h->n_arenas, other))
-		return 1;
-	/* What was a chunk may lie within a larger one by now, or in free memory. */
-	if (other & 15 || other < h->low || other >= h->high || !heap_area(h, other))
-		return 0;
-	return heap_find(h, other, &interior) < 0 || interior;
-}
-
 /* A pointer held by something reachable: its block becomes reachable; or possible, by a pointer into it. Blocks that are possible wait until
  * all that is reachable is known, so that the words of each block are read once. */
 static void reach(struct heap *h, uint64_t pointer, const struct words *w, uint64_t i)
@@ -119,7 +78,7 @@ static void reach(struct heap *h, uint64_t pointer, const struct words *w, uint6
 	if (!interior || stands_for_start(h, (uint64_t)block, pointer)) {
 		h->state[block] = REACHABLE;
 		push(h, &h->stack, (uint64_t)block);
-	} else if (h->state[block] == UNREACHED && !is_left_over(h, pointer, w, i)) {
+	} else if (h->state[block] == UNREACHED && !heap_is_left_over(h, pointer, w, i)) {
 		h->state[block] = POSSIBLE;
 		push(h, &h->waiting, (uint64_t)block);
 	}
@@ -130,7 +89,7 @@ static void hang(struct heap *h, uint64_t pointer, const struct words *w, uint64
 {
 	int interior;
 	int64_t block = heap_find(h, pointer, &interior);
-	if (block < 0 || h->state[block] != UNREACHED || (interior && is_left_over(h, pointer, w, i)))
+	if (block < 0 || h->state[block] != UNREACHED || (interior && heap_is_left_over(h, pointer, w, i)))
 		return;
 	if (holder == ONLY_POSSIBLE) {
 		h->state[block] = POSSIBLE;
@@ -158,12 +117,15 @@ static inline void follow(struct heap *h, const struct words *w, enum holder hol
 }
 
 /* Words of memory that are aligned to 8 bytes; what was not copied holds no pointer. */
-static void scan(struct heap *h, uint64_t start, uint64_t end, enum holder holder, uint64_t leader)
+static void scan(struct heap *h, uint64_t start, uint64_t end, int of_block, enum holder holder, uint64_t leader)
 {
-	struct words w = {.of_block = 0};
+	uint64_t first = start;
+	struct words w;
 	for (uint64_t stop; (start = heap_living(h, start, end, &stop)) < end; start = stop)
-		for (uint64_t address = start; (w.count = heap_words(h, &address, stop, &w.bytes)); address += 8 * w.count)
+		for (uint64_t address = start; (w.count = heap_words(h, &address, stop, &w.bytes)); address += 8 * w.count) {
+			w.of = heap_words_of(of_block, first, address);
 			follow(h, &w, holder, leader);
+		}
 }
 
 static inline void drain(struct heap *h, enum holder holder, uint64_t leader)
@@ -177,11 +139,11 @@ static inline void drain(struct heap *h, enum holder holder, uint64_t leader)
 		}
 		uint64_t size = header & 2 ? 0 : (header & ~7ull) - 8;
 		if (size && available >= 16 && size <= available - 16 && start >= h->living.start && start + size <= h->living.end) {
-			struct words w = {chunk + 16, size / 8, 1};
+			struct words w = {chunk + 16, size / 8, BLOCK_FROM_START};
 			follow(h, &w, holder, leader);
 		} else { /* at the edge of what was copied, or of what is dead, or mmapped */
 			size = heap_block_size(h, block);
-			scan(h, start, start + size, holder, leader);
+			scan(h, start, start + size, 1, holder, leader);
 			if (!header)
 				heap_word(h, start, &first);
 		}
@@ -215,11 +177,11 @@ int64_t leakline_heap_mark(struct heap *h, const struct range *roots, size_t n_r
 {
 	h->modules = *modules;
 	h->census = (struct census){.groups = groups, .room = room, .last = groups, .records = *records};
-	struct words registers = {.of_block = 0};
+	struct words registers = {.of = ROOT};
 	for (size_t i = 0; i < n_values; i++)
 		reach(h, values[i], &registers, i);
 	for (size_t i = 0; i < n_roots; i++) {
-		scan(h, roots[i].start, roots[i].end, ROOT_OR_REACHABLE, 0);
+		scan(h, roots[i].start, roots[i].end, 0, ROOT_OR_REACHABLE, 0);
 		drain(h, ROOT_OR_REACHABLE, 0);
 	}
 	drain(h, ROOT_OR_REACHABLE, 0);

@@ -286,39 +286,51 @@ def test_blocks_are_counted_by_state_size_and_first_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "kind"),
+    ("before", "to", "after", "left_over"),
     [
-        ((7,), (), UNREACHED),  # the second word of its holder, which has overwritten the first
-        ((7, 0x51), (7,), UNREACHED),  # behind the size of a free chunk
-        ((7, 7, 7, 7), ("chunk",), UNREACHED),
-        ((7, 7, "chunk"), (), UNREACHED),
-        ((7, 7), ("bin",), UNREACHED),
-        ((7, 7), ("start",), POSSIBLE),
-        ((), (7,), POSSIBLE),
-        ((7, 7), (7,), POSSIBLE),
-        ((7, 0x50), (7,), POSSIBLE),
+        ((7,), "chunk", (), True),  # bk: the program has overwritten fd
+        ((), "chunk", ("other chunk",), True),
+        ((), "chunk", ("bin",), True),
+        ((), "chunk", (7,), False),
+        ((), "chunk", ("other start",), False),
+        ((7,), "within", (), False),
+        (("bin",), "within", (), False),  # in its block's first words a chunk alone will do
+        ((7, 0x51), "chunk", (), True),  # behind a size
+        ((7, 0x50), "chunk", (7,), False),
+        ((7, 0x51), "within", ("bin",), True),
+        ((7, 0x51), "within", ("other within",), True),  # what were chunks lie within larger blocks now
+        ((7, 0x51), "within", (7,), False),
+        ((7, 0x51), "header", ("other header",), False),  # as pointers to objects of CPython
+        ((7, 7), "within", ("bin",), False),
+        ((7, 7, "other chunk"), "chunk", (), True),
+        ((7, 0x51, "bin", "bin"), "chunk", (), True),  # fd_nextsize
+        ((7, 0x51, "bin", 7), "within", ("other chunk",), True),
+        ((7, 7, "bin", 7), "within", ("other chunk",), False),
+        ((7, 7), "chunk", (7,), False),
     ],
 )
-def test_what_bins_left_over_in_a_block(before: tuple[int | str, ...], after: tuple[int | str, ...], kind: int) -> None:
+def test_what_bins_left_over_in_a_block(
+    before: tuple[int | str, ...], to: str, after: tuple[int | str, ...], left_over: bool
+) -> None:
     """A pointer to a chunk is one into the block before it."""
     image = Image()
-    target, other = image.chunk(48), image.chunk(64)
-    named = {"chunk": other + 64 - 16, "start": other, "bin": ROOTS + 0x800}
-    holder = image.chunk(112, *(named[w] if isinstance(w, str) else w for w in (*before, target + 32, *after)))
+    target, other = image.chunk(96), image.chunk(96)
+    places = {"chunk": 96 - 16, "within": 48, "header": 16, "start": 0}
+    named = {f"other {name}": other + place for name, place in places.items()} | {"bin": ROOTS + 0x800}
+    content = (*before, target + places[to], *after)
+    holder = image.chunk(112, *(named[word] if isinstance(word, str) else word for word in content))
     image.chunk(32)
-    copy, top = image.copy(words(holder))
-    with Heap(copy) as heap:
-        heap.walk(BASE, top)
-        heap.index()
-        heap.arenas([(ROOTS + 0x700, ROOTS + 0x900)])
-        heap.mark([(ROOTS, ROOTS + 4096)], [])
-        assert {b.address: b.state for b in heap.lost()}[target] == kind
-    copy, top = image.copy(words(target + 32))  # of a root it is the program's own
-    with Heap(copy) as heap:
-        heap.walk(BASE, top)
-        heap.index()
-        heap.mark([(ROOTS, ROOTS + 4096)], [])
-        assert {b.address: b.state for b in heap.lost()}[target] == POSSIBLE
+    for held, kind in ((holder, UNREACHED if left_over else POSSIBLE), (target + 80, POSSIBLE)):  # a root's pointers are its own
+        copy, top = image.copy(words(held))
+        with Heap(copy) as heap:
+            heap.walk(BASE, top)
+            heap.index()
+            heap.arenas([(ROOTS + 0x700, ROOTS + 0x900)])
+            roots = [(ROOTS, ROOTS + 8)]
+            heap.mark(roots, [])
+            assert {b.address: b.state for b in heap.lost()}[target] == kind
+            path = heap.path(target, roots, [])
+            assert (path == "not reached") == (kind == UNREACHED)
 
 
 def test_blocks_are_counted_by_who_allocated_them() -> None:
