@@ -52,6 +52,8 @@ static int stands_for_start(struct heap *h, uint64_t block, uint64_t pointer)
 	uint64_t start = h->address[block], size = heap_block_size(h, block), first, second;
 	if (!heap_word(h, start, &first))
 		return 0;
+	if (!(pointer & 63) && heap_word(h, pointer + 8, &second) && second == start)
+		return 1; /* what the loader aligns by hand, and keeps to free it (`to_free` of elf/dl-find_object.c, since glibc 2.35) */
 	if (pointer == start + 24 && heap_word(h, start + 8, &second) && first <= second && second < size)
 		return may_be_requested(h, block, 24 + second + 1); /* std::string before C++11: length, capacity, count */
 	if (pointer == start + 8 && first) {
