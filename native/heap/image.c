@@ -1,26 +1,13 @@
 /* The copied address space and the index from addresses to blocks. */
-#define _DEFAULT_SOURCE
 #include "heap.h"
 
 #include <stdlib.h>
-#include <sys/mman.h>
 
-enum { HUGE_PAGE = 2 << 20, FEWEST_BYTES = 32, LEAST_ROOM = 1024 };
+enum { FEWEST_BYTES = 32, LEAST_ROOM = 1024 };
 
 uint32_t leakline_heap_abi(void)
 {
 	return LEAKLINE_HEAP_ABI;
-}
-
-/* Memory that will be used from its start on, with few page faults. */
-static void *in_huge_pages(uint64_t size)
-{
-	if (size < HUGE_PAGE)
-		return malloc(size);
-	void *memory = aligned_alloc(HUGE_PAGE, (size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
-	if (memory)
-		madvise(memory, size, MADV_HUGEPAGE);
-	return memory;
 }
 
 struct heap *leakline_heap_new(const struct segment *segments, size_t n)
@@ -39,7 +26,7 @@ struct heap *leakline_heap_new(const struct segment *segments, size_t n)
 		copied += segments[i].size;
 	/* As many blocks as there can be in so much memory: pages that are never written cost nothing. */
 	h->room = LEAST_ROOM + copied / FEWEST_BYTES;
-	h->address = in_huge_pages(h->room * sizeof *h->address);
+	h->address = malloc(h->room * sizeof *h->address);
 	if (!h->address || h->room >= UINT32_MAX)
 		h->room = 0;
 	return h;
