@@ -40,14 +40,6 @@ static int may_be_link(struct heap *h, uint64_t word)
 	return heap_find(h, word, &interior) < 0 || interior;
 }
 
-/* Whether the pointer is one to an object behind a header of 16 bytes, as CPython's: such pointers are common, and often side by side. */
-static int is_behind_header(struct heap *h, uint64_t pointer)
-{
-	int interior;
-	int64_t block = heap_find(h, pointer, &interior);
-	return block >= 0 && pointer == h->address[block] + 16;
-}
-
 /*
  * Whether word `i`, a pointer into a block, is left over from the time when its memory was free and a bin linked it. Such a chunk has, behind its
  * size, pointers to its neighbours in the list (fd, bk), and a large one those to the next sizes (fd_nextsize, bk_nextsize): to chunks, or to the
@@ -63,7 +55,7 @@ int heap_is_left_over(struct heap *h, uint64_t pointer, const struct words *w, u
 		return chunk && (i == 1 || may_be_link(h, other));
 	if (chunk && (may_be_size(h, before) || may_be_link(h, other) || (may_be_link(h, two_before) && may_be_link(h, before))))
 		return 1;
-	if (may_be_size(h, before) && may_be_link(h, other) && (is_chunk(h, other) || !(is_behind_header(h, pointer) || is_behind_header(h, other))))
+	if (may_be_size(h, before) && (is_bin(h, other) || is_chunk(h, other)))
 		return 1;
 	return behind_bin && (chunk || (may_be_size(h, word_at(w, fd - 3)) && is_chunk(h, other)));
 }
