@@ -13,7 +13,7 @@ from leakline.model.ranges import Range, subtract
 from leakline.native.heap import MemoryCopy
 from leakline.session.process_libc import find_libc
 from leakline.sources.allocators.glibc import parse_version
-from leakline.sources.heap_image import HeapImage
+from leakline.sources.heap_image import HeapImage, libc_code
 from leakline.sources.kernel_pointers import epoll_descriptors, kernel_pointers
 from leakline.sources.ptrace import glance, stopped
 from leakline.sources.remote_memory import PAGE, PageMap, RemoteMemory, buffer_for, shmem_size
@@ -60,7 +60,9 @@ class Imager:
         self.pid = pid
         self._max_pause = max_pause
         self._stop_deadline = stop_deadline if max_pause is None else min(stop_deadline, max_pause)
-        libc = find_libc(procfs, pid)
+        self.vmas = procfs.maps(pid)
+        """Its mappings at the beginning."""
+        libc = find_libc(procfs, pid, self.vmas)
         self._libc = (libc.vma.device, libc.vma.inode)
         with open(libc.path, "rb") as file:
             self._version = parse_version(file.read())
@@ -174,7 +176,7 @@ class Imager:
 
     def _busy(self, threads: Sequence[ThreadState], vmas: Sequence[Vma]) -> bool:
         """Whether a thread may be amid malloc: its lists are best looked at when nobody changes them."""
-        code = [vma for vma in vmas if (vma.device, vma.inode) == self._libc and "x" in vma.perms]
+        code = libc_code(vmas, self._libc)
         return any(thread.may_be_in_malloc(code) for thread in threads)
 
     def _require_short(self, memory: RemoteMemory, runs: Sequence[Range], buffer: mmap.mmap, longest: float) -> None:

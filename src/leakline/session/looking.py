@@ -18,7 +18,7 @@ from leakline.session.reporting import build_report
 from leakline.session.saved_scans import EarlierCensus, held_by_mapping, save_image, search_file
 from leakline.session.scanning import BETWEEN_SCANS_SECONDS, Scanner
 from leakline.session.searching import Details
-from leakline.session.symbolising import with_stacks
+from leakline.session.symbolising import with_sites, with_stacks
 from leakline.session.targets import describe, require_stoppable
 from leakline.session.tracing import Via, open_recorder
 from leakline.sources.core_image import open_image
@@ -92,6 +92,11 @@ def look(procfs: ProcFs, pid: int, options: ScanOptions, *, interruption: Interr
     if trace is not None:
         placed, frames = with_stacks(procfs, pid, trace.allocations, say)
         trace = msgspec.structs.replace(trace, allocations=placed)
+    census = scans[-1].census
+    if census is not None:
+        census = with_sites(procfs, pid, census, scanner.stacks(census), say)
+        scans[-1] = msgspec.structs.replace(scans[-1], census=census)
+        censuses[-1:] = [msgspec.structs.replace(last, census=census) for last in censuses[-1:]]
     findings = find_lost(scans, trace, frames) + growing(censuses) + _grown(options.before, target, scans[-1])
     return build_report(procfs, target, scans, rank(findings), began_ns=began)
 

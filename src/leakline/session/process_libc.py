@@ -37,15 +37,20 @@ class LibcFunction(msgspec.Struct, frozen=True, kw_only=True):
     """In the process."""
 
 
-def find_libc(procfs: ProcFs, pid: int) -> ProcessLibc:
+def find_libc(procfs: ProcFs, pid: int, vmas: list[Vma] | None = None) -> ProcessLibc:
     """The glibc that a process maps.
+
+    Args:
+        procfs: where it is.
+        pid: which.
+        vmas: its mappings, where they are known already.
 
     Raises:
         NotSupported: it is a 32-bit or static program, or another allocator serves it.
         NotPossible: libc's file was replaced, and only root can read the one that is mapped.
 
     """
-    vmas = procfs.maps(pid)
+    vmas = procfs.maps(pid) if vmas is None else vmas
     if not vmas and procfs.living_thread(pid) != pid:
         hint = "`leakline maps` and `ps` show its memory all the same."
         raise NotSupported(f"not supported: the first thread of process {pid} has ended, and others live on", hint=hint)

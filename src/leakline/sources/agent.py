@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from contextlib import closing
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from leakline.errors import ParseError
 from leakline.formats.elf import Elf
+from leakline.native.heap import MemoryCopy, SiteRecords
 from leakline.native.parts import AGENT
-from leakline.sources.remote_memory import RemoteMemory
+from leakline.sources.remote_memory import PAGE, PageMap, RemoteMemory, buffer_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -110,6 +112,7 @@ class Agent:
     """
 
     def __init__(self, procfs: ProcFs, pid: int, address: int) -> None:
+        self._procfs, self._pid = procfs, pid
         self._memory = RemoteMemory(procfs.root, pid)
         self._address = address
         self._stacks: dict[int, tuple[int, ...]] = {}
@@ -157,6 +160,27 @@ class Agent:
             if stack:
                 found[address] = Recorded(None if size == _UNKNOWN_SIZE else size, stack)
         return found
+
+    def records(self, runs: Sequence[Range]) -> SiteRecords:
+        """What is recorded of the blocks in these runs of memory, as it is now."""
+        raw = self._raw()
+        if not raw.shadow:
+            return SiteRecords(copy=MemoryCopy(buffer_for(PAGE), []), table=0)
+        first = raw.shadow + (min((start for start, _ in runs), default=0) >> 4) * 4
+        last = raw.shadow + (max((end for _, end in runs), default=0) >> 4) * 4 + PAGE
+        # What was never needed is reserved, but not to be read.
+        table = [v for v in self._procfs.maps(self._pid) if "rw" in v.perms and v.start < last and first < v.end]
+        table = [msgspec.structs.replace(v, start=max(v.start, first & -PAGE), end=min(v.end, last & -PAGE)) for v in table]
+        with PageMap(self._procfs.root, self._pid) as pages:
+            written = pages.own_runs(table)
+        buffer = buffer_for(sum(end - start for start, end in written))
+        with closing(self._memory):
+            return SiteRecords(copy=MemoryCopy(buffer, self._memory.copy(written, buffer)), table=raw.shadow)
+
+    def stacks(self, numbers: Iterable[int]) -> dict[int, tuple[int, ...]]:
+        """The return addresses of sites, by their numbers; those that there are not are left out."""
+        raw = self._raw()
+        return {number: stack for number in numbers if (stack := self._stack(raw, number))}
 
     def _stack(self, raw: _State, number: int) -> tuple[int, ...]:
         if not 0 < number < raw.n_sites:
