@@ -324,6 +324,17 @@ static void after_fork(void)
 		say_start();
 }
 
+/* Whether a program that is started from here, in this process or in a child, is to take the agent along. */
+int is_to_follow(int is_child)
+{
+	return address.sun_path[0] && (follow != FOLLOW_NONE || (!is_child && syscall_0(SYS_getpid) == root));
+}
+
+long root_process(void)
+{
+	return root;
+}
+
 static const char *value_of(char **environment, const char *name)
 {
 	size_t length = strlen(name);

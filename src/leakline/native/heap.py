@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import ctypes
 import mmap
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Literal, Self
@@ -369,6 +370,14 @@ class Heap:
             for g in groups
             if g.blocks
         ]
+
+    def held(self) -> tuple[array[int], array[int]]:
+        """Addresses and usable sizes of all reachable blocks."""
+        room = self.totals()[0][REACHABLE]
+        addresses, sizes = array("Q", bytes(8 * room)), array("Q", bytes(8 * room))
+        places = [(ctypes.c_uint64 * room).from_buffer(values) if room else None for values in (addresses, sizes)]
+        self._library.leakline_heap_held(self._heap, *places, ctypes.c_size_t(room))
+        return addresses, sizes
 
     def freed(self) -> int:
         """Usable bytes of what tcaches and fastbins hold."""

@@ -52,6 +52,10 @@ class Stopper:
         """Take a thread over and ask it to stop: 0, or an errno."""
         return int(self._library.leakline_stop_seize(ctypes.c_int(tid)))
 
+    def interrupt(self, tid: int) -> int:
+        """Ask a thread to stop that is traced already: 0, or an errno."""
+        return int(self._library.leakline_stop_interrupt(ctypes.c_int(tid)))
+
     def wait(self, tid: int, *, ours: bool, until_ns: int) -> Stopped:
         """Wait until a seized thread has stopped.
 

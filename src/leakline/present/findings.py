@@ -59,6 +59,28 @@ def _describe(report: Report, most: int) -> Iterator[Line]:
         yield from _why(report.why)
     yield "", ""
     yield from _tail(report)
+    yield from _children(report.children, most)
+
+
+def _children(children: Sequence[Report], most: int) -> Iterator[Line]:
+    """Those with something to say in full, the others counted."""
+    unseen = [child for child in children if child.summary.definite is None]
+    found = [child for child in children if child.findings]
+    for child in found[:most]:
+        yield "", ""
+        yield from _describe(child, most)
+    if len(found) > most:
+        yield f"  and {len(found) - most:,} more processes with findings (--limit)", "dim"
+    quiet = len(children) - len(found) - len(unseen)
+    if quiet:
+        yield f"  children: {quiet:,} without a leak", ""
+    whys: dict[str, list[str]] = {}
+    for child in unseen:
+        name = "?" if child.target is None else f"{printable(child.target.command)} ({child.target.pid})"
+        whys.setdefault(child.not_judged[0].why if child.not_judged else "", []).append(name)
+    for why, names in whys.items():
+        shown = ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+        yield f"  not judged: {shown}: {printable(why)}", "warning"
 
 
 def _headline(report: Report) -> str:
@@ -156,3 +178,8 @@ def _tail(report: Report) -> Iterator[Line]:
     cost = report.cost
     stood = f"the target stood still for {duration(cost.target_stopped_ns)} in all; " if cost.target_stopped_ns else ""
     yield f"  cost: {stood}{duration(cost.duration_ns)} altogether", "dim"
+    if cost.agent is not None:
+        agent, memory = cost.agent, amount(cost.agent.memory_bytes)
+        seen = f"{counted(agent.allocations, 'allocation')}, the stack known already for {agent.memo_hits:,}"
+        waited = "" if agent.held_at_end_ns is None else f"; its end waited {duration(agent.held_at_end_ns)} for the check"
+        yield f"  agent: {seen}; {memory} of tables{waited}", "dim"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
-from typing import TYPE_CHECKING
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -22,6 +22,7 @@ from leakline.sources.shared_memory import sharers
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from leakline.model.vma import Vma
     from leakline.sources.procfs import ProcFs
@@ -37,6 +38,22 @@ _HEADROOM = 1.05, 64 * PAGE
 _STOP_NS, _THREAD_NS = 1_000_000, 100_000
 _TRIAL = 64 << 20
 STOP_DEADLINE_SECONDS = 1.0
+
+
+class Standing(Protocol):
+    """A process whose threads all stand still."""
+
+    @property
+    def threads(self) -> tuple[ThreadState, ...]:
+        """With the registers they have."""
+
+    @property
+    def began_ns(self) -> int:
+        """CLOCK_MONOTONIC when the first one stopped."""
+
+    @property
+    def stopped_ns(self) -> int:
+        """How long they stood still, once that is over."""
 
 
 class Imager:
@@ -65,11 +82,12 @@ class Imager:
         with open(libc.path, "rb") as file:
             self._version = parse_version(file.read())
 
-    def take(self, leave_out: Sequence[Range] = ()) -> HeapImage:
+    def take(self, leave_out: Sequence[Range] = (), standing: Standing | None = None) -> HeapImage:
         """Hold the process still while its memory is copied.
 
         Args:
             leave_out: memory that holds no pointers.
+            standing: it stands still already, and goes on when somebody else lets it.
 
         Raises:
             TargetGone: it ended meanwhile.
@@ -89,7 +107,7 @@ class Imager:
             stopped_ns, held = 0, list[int]()
             for attempt in range(_ATTEMPTS):
                 try:
-                    with stopped(self._procfs, self.pid, self._stop_deadline, others) as process:
+                    with self._held(others) if standing is None else nullcontext(standing) as process:
                         vmas = self._procfs.maps(self.pid)
                         calm = attempt == _ATTEMPTS - 1 or not self._busy(process.threads, vmas)
                         if calm:
@@ -105,6 +123,9 @@ class Imager:
                     break
                 time.sleep(_BETWEEN_ATTEMPTS_SECONDS)
             return self._image(memory, vmas, buffer, copied, process.threads, held, stopped_ns)
+
+    def _held(self, others: Sequence[int]) -> AbstractContextManager[Standing]:
+        return stopped(self._procfs, self.pid, self._stop_deadline, others)
 
     def glance(self) -> tuple[tuple[ThreadState, ...], int]:
         """The registers of its threads, each of which alone stands still meanwhile; and the nanoseconds of all these stops.

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import msgspec
@@ -31,10 +32,22 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     reports: tuple[Report, ...]
 
 
+def own_environment() -> dict[str, str]:
+    """The environment that we were started with: Python adds LC_CTYPE where the locale is C (PEP 538)."""
+    environment = dict(os.environ)
+    try:
+        given = Path("/proc/self/environ").read_bytes()
+    except OSError:
+        return environment
+    if not any(entry.startswith(b"LC_CTYPE=") for entry in given.split(b"\0")):
+        environment.pop("LC_CTYPE", None)
+    return environment
+
+
 def start(
     command: Sequence[str], environment: Mapping[str, str] | None = None, name: str | None = None
 ) -> subprocess.Popen[bytes] | Outcome:
-    """Start a program, or say on stderr why it cannot be started, with the status that env(1) gives then.
+    """Start a program with our descriptors, or say on stderr why it cannot be, with the status that env(1) gives then.
 
     Args:
         command: the program and its arguments.
@@ -43,7 +56,8 @@ def start(
 
     """
     try:
-        return subprocess.Popen(list(command), env=environment)
+        # Descriptors that we were given are its own; those that Python opened close themselves (PEP 446).
+        return subprocess.Popen(list(command), env=own_environment() if environment is None else environment, close_fds=False)
     except OSError as error:
         sys.stderr.write(f"leakline: cannot start {name or command[0]}: {error.strerror}\n")
         return Outcome(status=127 if isinstance(error, FileNotFoundError) else 126, reports=())

@@ -18,6 +18,7 @@ from leakline.sources.agent import find_agent
 
 if TYPE_CHECKING:
     from leakline.model.trace import AllocationTrace
+    from leakline.native.heap import Heap
     from leakline.sources.heap_image import HeapImage
     from leakline.sources.procfs import ProcFs
     from leakline.sources.ptrace import ThreadState
@@ -37,6 +38,7 @@ class Scanner:
         stop_deadline: seconds in which each thread must stop.
         max_pause: seconds that it may stand still at a time; None for as long as it takes.
         details: what is wanted besides the lost blocks.
+        by_site: count what is held by who allocated it, where leakline's agent recorded that.
 
     Raises:
         NotSupported: it is no 64-bit, dynamically linked program on a glibc that leakline knows.
@@ -51,15 +53,19 @@ class Scanner:
         stop_deadline: float = STOP_DEADLINE_SECONDS,
         max_pause: float | None = None,
         details: Details | None = None,
+        by_site: bool = False,
     ) -> None:
         self._procfs = procfs
         self._details = details or Details()
         self._imager = Imager(procfs, pid, stop_deadline=stop_deadline, max_pause=max_pause)
         self._agent = find_agent(procfs, pid, procfs.maps(pid))
+        self._by_site = by_site and self._agent is not None
         self.trace: AllocationTrace | None = None
         """Who allocated what the last look calls lost, where leakline's agent recorded it."""
         self.image: HeapImage | None = None
         """The process as the last look found it."""
+        self.held_by_site: dict[int, int] = {}
+        """Bytes of reachable blocks by the agent's site, at the last look."""
 
     def scan(self) -> HeapScan:
         """Look once.
@@ -109,13 +115,18 @@ class Scanner:
         return msgspec.structs.replace(scans[-1], lost=lost, stopped_ns=stopped_ns, looks=looks)
 
     def _search(self, image: HeapImage, began_ns: int) -> HeapScan:
-        scan = search(image, resolver_for(self._procfs, image.pid, image.vmas), began_ns, self._details)
+        visit = self._count if self._by_site else None
+        scan = search(image, resolver_for(self._procfs, image.pid, image.vmas), began_ns, self._details, visit)
         if self._agent is None:
             return scan
         started = self._procfs.stat(image.pid).start_ticks / os.sysconf("SC_CLK_TCK")
         started_ns = began_ns - int((time.clock_gettime(time.CLOCK_BOOTTIME) - started) * 1e9)
         scan, self.trace = attribute(self._agent, scan, started_ns, began_ns)
         return scan
+
+    def _count(self, heap: Heap) -> None:
+        if self._agent is not None:
+            self.held_by_site = self._agent.blocks_by_site(*heap.held())
 
 
 def _with_digests(scan: HeapScan, image: HeapImage) -> dict[int, tuple[LostBlock, int]]:

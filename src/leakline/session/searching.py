@@ -20,7 +20,7 @@ from leakline.sources.allocators.glibc import Arena, Moment, add_blocks, find_ar
 from leakline.sources.remote_memory import holds_pointers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from leakline.native.heap import RawGroup
     from leakline.sources.heap_image import HeapImage
@@ -43,7 +43,9 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
     """An address: who holds the block there."""
 
 
-def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details) -> HeapScan:
+def search(
+    image: HeapImage, resolver: Resolver, began_ns: int, details: Details, visit: Callable[[Heap], None] | None = None
+) -> HeapScan:
     """What is lost in it.
 
     Args:
@@ -51,6 +53,7 @@ def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details
         resolver: names the data that blocks' first words point to.
         began_ns: CLOCK_MONOTONIC when the look began.
         details: what else is wanted.
+        visit: is shown the heap when all blocks are judged.
 
     Raises:
         NotPossible: its heap was not found.
@@ -70,6 +73,8 @@ def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details
         heap.mark(roots, values, files, code)
         blocks, sizes = heap.totals()
         raw = list(heap.lost())
+        if visit is not None:
+            visit(heap)
         groups = heap.census(files) if details.census else []
         reason = None if details.why is None else heap.path(details.why, roots, values)
         referrers = heap.referrers(details.why) if details.why is not None and reason == "not reached" else []

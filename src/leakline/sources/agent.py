@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import struct
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +15,7 @@ from leakline.native.parts import AGENT
 from leakline.sources.remote_memory import RemoteMemory
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Iterable, Sequence
 
     from leakline.model.ranges import Range
@@ -58,10 +60,16 @@ class _State(ctypes.Structure):
         ("n_own", ctypes.c_uint64),
         ("shadow_enabled", ctypes.c_uint64),
         ("why_off", ctypes.c_char * 128),
+        ("threads", ctypes.c_uint64),
     )
 
 
 _SITE = struct.Struct("<IHHII")
+_REACHED_OUTERMOST = 1
+_MOST_SITE_FRAMES = 64
+_THREAD_WORDS, _MOST_THREADS = 8, 1024  # struct thread of native/agent/agent.h: allocations, misses, truncated come first
+_NEAR, _PIECE = 1 << 16, 64 << 20  # units of 16 bytes between blocks that are read together; bytes of the table read at once
+_SLACK, _LARGE = 40, 1 << 16  # of a usable size over the one that was asked for; large blocks are whole pages
 
 
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +102,17 @@ class Recorded(msgspec.Struct, frozen=True):
     """As requested; None where that is not known."""
     stack: tuple[int, ...]
     """Return addresses, the allocator's caller first."""
+    cut: Literal["no call frame information", "too deep"] | None = None
+    """Why the stack ends before the program's outermost frame."""
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """What a process has allocated."""
+
+    allocations: int
+    memo_hits: int
+    memo_misses: int
+    truncated: int
 
 
 class Agent:
@@ -113,6 +132,7 @@ class Agent:
         self._memory = RemoteMemory(procfs.root, pid)
         self._address = address
         self._stacks: dict[int, tuple[int, ...]] = {}
+        self._cut: dict[int, Literal["no call frame information", "too deep"]] = {}
         self.state()
 
     def state(self) -> AgentState:
@@ -131,6 +151,14 @@ class Agent:
             own=tuple((r.start, r.end) for r in raw.own[: min(raw.n_own, _MOST_RANGES)] if r.start < r.end),
             shadow_enabled=raw.shadow_enabled,
         )
+
+    def counts(self) -> Counts:
+        """The sums over all threads, as they are now."""
+        raw = self._raw()
+        data = self._memory.read(raw.threads, _MOST_THREADS * _THREAD_WORDS * 8) if raw.threads else b""
+        words = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
+        allocations, misses, truncated = (sum(words[place::_THREAD_WORDS]) for place in range(3))
+        return Counts(allocations, max(allocations - misses, 0), misses, truncated)
 
     def _raw(self) -> _State:
         data = self._memory.read(self._address, ctypes.sizeof(_State))
@@ -155,19 +183,52 @@ class Agent:
             site, size = struct.unpack("<II", entry) if len(entry) == 8 else (0, 0)
             stack = self._stack(raw, site)
             if stack:
-                found[address] = Recorded(None if size == _UNKNOWN_SIZE else size, stack)
+                found[address] = Recorded(None if size == _UNKNOWN_SIZE else size, stack, self._cut.get(site))
         return found
+
+    def blocks_by_site(self, addresses: array[int], sizes: array[int]) -> dict[int, int]:
+        """Usable bytes of these blocks by the number of the site that allocated them; 0 for those of which nothing is known."""
+        import numpy as np
+
+        raw = self._raw()
+        if not raw.shadow or not len(addresses):
+            return {}
+        order = np.argsort(np.frombuffer(addresses, np.uint64))
+        units = np.frombuffer(addresses, np.uint64)[order] >> np.uint64(4)
+        usable = np.frombuffer(sizes, np.uint64)[order]
+        found: dict[int, int] = {}
+        breaks = np.flatnonzero((np.diff(units) > _NEAR) | (np.diff(units // np.uint64(_PIECE // 4)) > 0)) + 1
+        for start, end in itertools.pairwise([0, *breaks.tolist(), len(units)]):
+            first, last = int(units[start]), int(units[end - 1])
+            table = np.zeros(last - first + 2, np.uint32)
+            at, stop = raw.shadow + first * 4, raw.shadow + (last + 2) * 4
+            data = self._memory.read(at, stop - at)
+            table[: len(data) // 4] = np.frombuffer(data[: len(data) // 4 * 4], np.uint32)
+            places = (units[start:end] - np.uint64(first)).astype(np.int64)
+            site, asked = table[places], table[places + 1].astype(np.uint64)
+            fits = (asked == _UNKNOWN_SIZE) | ((asked <= usable[start:end]) & (usable[start:end] <= asked + np.uint64(_SLACK)))
+            numbers, place = np.unique(np.where(fits | (usable[start:end] >= _LARGE), site, 0), return_inverse=True)
+            sums = np.bincount(place, weights=usable[start:end].astype(np.float64))
+            for number, total in zip(numbers.tolist(), sums.tolist(), strict=True):
+                found[number] = found.get(number, 0) + int(total)
+        return found
+
+    def stack(self, site: int) -> tuple[int, ...]:
+        """The return addresses of a site, the allocator's caller first; nothing where there is no such site."""
+        return self._stack(self._raw(), site)
 
     def _stack(self, raw: _State, number: int) -> tuple[int, ...]:
         if not 0 < number < raw.n_sites:
             return ()
         if number not in self._stacks:
             data = self._memory.read(raw.sites + number * _SITE.size, _SITE.size)
-            first, count, *_ = _SITE.unpack(data) if len(data) == _SITE.size else (0, 0)
+            first, count, flags, *_ = _SITE.unpack(data) if len(data) == _SITE.size else (0, 0, _REACHED_OUTERMOST)
             frames = (
                 self._memory.read(raw.frames + 8 * first, 8 * min(count, _MOST_FRAMES)) if first + count <= raw.n_frames else b""
             )
             self._stacks[number] = struct.unpack(f"<{len(frames) // 8}Q", frames[: len(frames) // 8 * 8])
+            if not flags & _REACHED_OUTERMOST:
+                self._cut[number] = "too deep" if count >= _MOST_SITE_FRAMES else "no call frame information"
         return self._stacks[number]
 
 
