@@ -43,6 +43,7 @@ struct agent_state {
 	uint64_t shadow_enabled; /* bytes of the shadow that can be read */
 	char why_off[128];
 	uint64_t threads; /* struct thread[MOST_THREADS]: what the sums above are made of at the end */
+	uint64_t forked;  /* it has not started a program of its own yet */
 };
 
 #define UNKNOWN_SIZE 0xffffffffu

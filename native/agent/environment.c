@@ -171,16 +171,39 @@ static char *const *put_agent(char *const *environment, void *space, size_t size
 		put_agent(environment, size_ ? alloca(size_) : NULL, size_);                                                                         \
 	})
 
-/* The loader of another machine complains of a library that is not for it. */
-static int is_other_class(const char *path)
+/*
+ * Whether a file is of a kind that takes the agent: anything but a program for another machine, whose loader would complain, and one without a
+ * loader (PT_INTERP), which would see our variables and no agent to hide them. A loader that is started by name has none either.
+ */
+static int takes_agent(const char *path)
 {
-	unsigned char head[5] = {0};
+	union {
+		Elf64_Ehdr head;
+		unsigned char bytes[2048];
+	} file;
+	memset(&file.head, 0, sizeof file.head);
 	long fd = syscall_4(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0);
 	if (fd < 0)
-		return 0;
-	long n = syscall_3(SYS_read, fd, (long)head, sizeof head);
+		return 1;
+	long n = syscall_3(SYS_read, fd, (long)file.bytes, sizeof file.bytes);
 	syscall_3(SYS_close, fd, 0, 0);
-	return n == sizeof head && !memcmp(head, ELFMAG, 4) && head[4] != ELFCLASS64;
+	if (n < (long)sizeof file.head || memcmp(file.bytes, ELFMAG, SELFMAG))
+		return 1;
+	if (file.head.e_ident[EI_CLASS] != ELFCLASS64 || file.head.e_machine != EM_X86_64)
+		return 0;
+	const char *name = strrchr(path, '/');
+	if (begins(name ? name + 1 : path, "ld"))
+		return 1;
+	for (uint64_t i = 0; i < file.head.e_phnum; i++) {
+		uint64_t at = file.head.e_phoff + i * sizeof(Elf64_Phdr);
+		Elf64_Phdr segment;
+		if (at < file.head.e_phoff || at + sizeof segment > (uint64_t)n)
+			return 1; /* too far behind to be read here */
+		memcpy(&segment, file.bytes + at, sizeof segment);
+		if (segment.p_type == PT_INTERP)
+			return 1;
+	}
+	return 0;
 }
 
 static int failed(long result)
@@ -191,7 +214,7 @@ static int failed(long result)
 
 EXPORT int execve(const char *path, char *const arguments[], char *const environment[])
 {
-	char *const *with = is_other_class(path) ? environment : WITH_AGENT(environment, 0);
+	char *const *with = takes_agent(path) ? WITH_AGENT(environment, 0) : environment;
 	return failed(syscall_3(SYS_execve, (long)path, (long)arguments, (long)with));
 }
 
@@ -276,7 +299,7 @@ EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_acti
 		       char *const environment[])
 {
 	spawner next = (spawner)found(SPAWN);
-	char *const *with = is_other_class(path) ? environment : WITH_AGENT(environment, 1);
+	char *const *with = takes_agent(path) ? WITH_AGENT(environment, 1) : environment;
 	return next ? next(pid, path, actions, attributes, arguments, with) : ENOSYS;
 }
 

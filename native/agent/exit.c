@@ -314,6 +314,7 @@ static void after_fork(void)
 	is_fork_child = 1;
 	asked = NOT_ASKED;
 	leakline_agent_state.waiting_tid = 0;
+	leakline_agent_state.forked = 1;
 	if (leakline_agent_state.phase != AGENT_OFF) {
 		leakline_agent_state.phase = AGENT_RECORDING;
 		forget_other_threads();

@@ -59,12 +59,6 @@ int leakline_stop_seize(int tid)
 	return 0;
 }
 
-/* Ask a thread to stop that is traced already. Returns 0, or an errno. */
-int leakline_stop_interrupt(int tid)
-{
-	return ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) ? errno : 0;
-}
-
 /* Let an interrupted system call be restarted instead of returning EINTR: at once, lest we die before. */
 static enum stop_result read_registers(int tid, struct thread *t)
 {
@@ -117,8 +111,8 @@ static int await(int tid, int ours, uint64_t until, int in_real_time, struct thr
 				return ENDED;
 			if (waitpid(tid, &status, __WALL | WNOHANG) != tid || !WIFSTOPPED(status))
 				return ENDED;
-			/* Anything but our own stop, or an event that we asked for, is a signal on its way to the thread: it must arrive when we let go. */
-			t->pending = status >> 16 ? 0 : WSTOPSIG(status);
+			/* Anything but our own stop is a signal on its way to the thread: it must arrive when we let go. */
+			t->pending = status >> 16 == PTRACE_EVENT_STOP ? 0 : WSTOPSIG(status);
 			return (int)read_registers(tid, t);
 		}
 		t->ran_at = time;
@@ -135,6 +129,13 @@ static int await(int tid, int ours, uint64_t until, int in_real_time, struct thr
 int leakline_stop_await(int tid, int ours, uint64_t until, struct thread *t)
 {
 	return await(tid, ours, until, 0, t);
+}
+
+/* Read the registers of a thread that somebody has stopped and waited for. Returns an enum stop_result. */
+int leakline_stop_read(int tid, struct thread *t)
+{
+	t->pending = 0;
+	return (int)read_registers(tid, t);
 }
 
 /* Let it go on, with the signal that it must get. Returns 0, or an errno: ESRCH if it was killed while it stood still. */

@@ -180,6 +180,10 @@ def _exact_frames(stack: Stack, exact: int, frames: Mapping[int, tuple[Frame, ..
     return sum(len(frames.get(address, ())) for address in stack[:exact])
 
 
+def _of_them(count: int, of: int) -> str:
+    return "it was" if of == 1 else f"{count} of them {'was' if count == 1 else 'were'}"
+
+
 def _located(
     site: _Site, scans: Sequence[HeapScan], trace: AllocationTrace | None, frames: Mapping[int, tuple[Frame, ...]]
 ) -> Finding:
@@ -198,7 +202,7 @@ def _located(
         _scan_evidence(scans, len(leaders)),
         Evidence(
             method="trace",
-            text=f"{len(site.recorded)} of them were seen being allocated here within {seconds:.1f} s ({trace.engine})",
+            text=f"{_of_them(len(site.recorded), len(leaders))} seen being allocated here within {seconds:.1f} s ({trace.engine})",
             values={
                 "engine": trace.engine,
                 "blocks": len(site.recorded),

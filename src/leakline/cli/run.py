@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from leakline.session.running import Follow
 
 
-_SHORTEST_SECONDS = 1.0
+_SHORTEST_SECONDS = 0.5
 
 
 @click.command("run", cls=WithCommand)
@@ -83,7 +83,7 @@ def command(
     if engine != "agent" and (every is not None or catch_signals):
         raise click.UsageError("--every and --catch-signals go with --engine agent")
     if every is not None and every < _SHORTEST_SECONDS:
-        raise click.BadParameter("at least 1s", param_hint="--every")
+        raise click.BadParameter("at least 500ms", param_hint="--every")
     writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
     details = Details(census=writer.as_json, content=show_content)
     options = RunOptions(follow=follow, details=details, every=every, catch_signals=catch_signals)

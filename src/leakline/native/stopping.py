@@ -52,10 +52,6 @@ class Stopper:
         """Take a thread over and ask it to stop: 0, or an errno."""
         return int(self._library.leakline_stop_seize(ctypes.c_int(tid)))
 
-    def interrupt(self, tid: int) -> int:
-        """Ask a thread to stop that is traced already: 0, or an errno."""
-        return int(self._library.leakline_stop_interrupt(ctypes.c_int(tid)))
-
     def wait(self, tid: int, *, ours: bool, until_ns: int) -> Stopped:
         """Wait until a seized thread has stopped.
 
@@ -67,6 +63,10 @@ class Stopper:
         """
         arguments = ctypes.c_int(tid), ctypes.c_int(ours), ctypes.c_uint64(until_ns), ctypes.byref(self._thread)
         return self._answer(self._library.leakline_stop_await(*arguments))
+
+    def read(self, tid: int) -> Stopped:
+        """The registers of a thread that has been stopped, and waited for, by other means."""
+        return self._answer(self._library.leakline_stop_read(ctypes.c_int(tid), ctypes.byref(self._thread)))
 
     def release(self, tid: int, pending: int) -> int:
         """Let it go on, with the signal that it must get: 0, or an errno (ESRCH if it was killed while it stood still)."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from leakline.model.heap import PathStep, Why
 
 Line = tuple[str, str]  # text, and the name of its style
+_MOST_FRAMES = 24
 
 _VERDICTS = {
     "definite": "lost for good",
@@ -122,8 +123,10 @@ def _finding(finding: Finding) -> Iterator[Line]:
         yield f"    {'because' if number == 0 else '       '} {printable(evidence.text)}", "dim"
     functions = [frame_function(frame) for frame in finding.stack]
     column = min(max(map(len, functions), default=0), 48)
-    for number, (function, frame) in enumerate(zip(functions, finding.stack, strict=True)):
+    for number, (function, frame) in enumerate(zip(functions[:_MOST_FRAMES], finding.stack, strict=False)):
         yield f"    {'stack' if number == 0 else '     '}   {function:<{column}}  {frame_place(frame)}", "dim"
+    if len(functions) > _MOST_FRAMES:
+        yield f"            and {len(functions) - _MOST_FRAMES} more frames (--json)", "dim"
     build_ids = {f"{frame.module} {frame.build_id}" for frame in finding.stack[:1] if frame.line is None and frame.build_id}
     for name in sorted(build_ids):
         yield f"    no line table for {printable(name)}: install its debug package to see lines", "dim"

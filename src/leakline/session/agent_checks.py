@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from leakline.model.heap import HeapScan
     from leakline.model.stack import Frame
     from leakline.model.vma import VmaUsage
-    from leakline.session.imaging import Standing
+    from leakline.session.imaging import Hold, Standing
     from leakline.session.interruption import Interruption
     from leakline.sources.agent import Agent, AgentState
     from leakline.sources.heap_image import HeapImage
@@ -148,7 +148,7 @@ def report_of(
 
 
 def check_at_end(
-    procfs: ProcFs, target: Target, agent: Agent, state: AgentState, details: Details, *, started_ns: int, say: Say
+    procfs: ProcFs, target: Target, agent: Agent, details: Details, *, started_ns: int, hold: Hold | None, say: Say
 ) -> Report:
     """Look into a process that waits at its end.
 
@@ -156,9 +156,9 @@ def check_at_end(
         procfs: where it is.
         target: the process.
         agent: in it.
-        state: of the agent, as it waits.
         details: what is wanted.
         started_ns: CLOCK_MONOTONIC when the process was started.
+        hold: how to hold it still, where somebody else of us traces it; None for the usual stop.
         say: hears of symbols that cannot be read.
 
     Raises:
@@ -166,7 +166,8 @@ def check_at_end(
 
     """
     began = time.monotonic_ns()
-    image = _as_it_began_to_wait(Imager(procfs, target.pid).take(leave_out=state.own), state)
+    state = agent.state()
+    image = _as_it_began_to_wait(Imager(procfs, target.pid, hold=hold).take(leave_out=state.own), state)
     report = _check(procfs, target, agent, image, details, ended_by=None, started_ns=started_ns, began_ns=began, say=say)
     return _with_cost(report, agent, procfs.smaps(target.pid), time.monotonic_ns() - began)
 
@@ -213,7 +214,7 @@ def _check(
     scan = msgspec.structs.replace(scan, at_end=ended_by is None, ended_by=ended_by)
     placed, frames = with_stacks(procfs, target.pid, trace.allocations, say)
     trace = msgspec.structs.replace(trace, allocations=placed)
-    return build_report(procfs, target, [scan], find_lost([scan], trace, frames), began_ns=started_ns)
+    return build_report(procfs, target, [scan], find_lost([scan], trace, frames), began_ns=began_ns)
 
 
 def without_check(target: Target, why: str, began_ns: int) -> Report:

@@ -11,30 +11,35 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from leakline.errors import LeaklineError, NotPossible, PermissionNeeded
+from leakline.errors import LeaklineError, NotPossible, PermissionNeeded, TargetGone
 from leakline.native.stopping import Stopper
+from leakline.sources.ptrace import ThreadState
 from leakline.sources.tracer import Event, Tracer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
     from leakline.sources.procfs import ProcFs
-    from leakline.sources.ptrace import ThreadState
 
 # A thread that waits inside the kernel comes later than the others, or never.
 _PATIENCE_SECONDS = 5.0
-_LET_GO_SECONDS = 1.0
+_STOP_SECONDS = 1.0
 
 
-class Death(msgspec.Struct):
-    """A process whose threads come to a standstill one by one."""
+class Standstill(msgspec.Struct, kw_only=True):
+    """A process whose threads all stand still."""
 
-    signal: int
     began_ns: int
-    events: dict[int, Event] = msgspec.field(default_factory=dict)
     threads: tuple[ThreadState, ...] = ()
     stopped_ns: int = 0
+
+
+class Death(Standstill, kw_only=True):
+    """A process whose threads come to their last standstill one by one."""
+
+    signal: int
+    events: dict[int, Event] = msgspec.field(default_factory=dict)
 
 
 class Catcher:
@@ -107,31 +112,59 @@ class Catcher:
         return first
 
     @contextmanager
-    def let_go(self, pid: int) -> Iterator[None]:
-        """Do not trace a process meanwhile: whoever looks at it stops it by its own means."""
-        until = time.monotonic_ns() + int(_LET_GO_SECONDS * 1e9)
-        for tid in self._procfs.threads(pid):
-            if self._stopper.interrupt(tid):
-                continue  # it has ended
-            found = self._stopper.wait(tid, ours=pid == self._root, until_ns=until)
-            if found.result in ("stopped", "not 64-bit"):
-                self._stopper.release(tid, found.pending)
+    def held(self, pid: int) -> Iterator[Standstill]:
+        """Hold a traced process still.
+
+        Raises:
+            TargetGone: it ends.
+            NotPossible: a thread did not stop in time.
+
+        """
+        standstill = Standstill(began_ns=time.monotonic_ns())
+        events: dict[int, Event] = {}
         try:
-            yield
+            self._stop_all(pid, events)
+            standstill.threads = self._states(pid, events)
+            yield standstill
         finally:
-            self.seize(pid)
+            for event in events.values():
+                self._take(event)
+            standstill.stopped_ns = time.monotonic_ns() - standstill.began_ns
+
+    def _stop_all(self, pid: int, events: dict[int, Event]) -> None:
+        until, gone = time.monotonic_ns() + int(_STOP_SECONDS * 1e9), set[int]()
+        while new := [tid for tid in self._procfs.threads(pid) if tid not in events and tid not in gone]:
+            gone |= {tid for tid in new if self._tracer.interrupt(tid)}
+            for tid in new:
+                event = None if tid in gone else self._tracer.await_event(tid, until)
+                if event is not None and event.kind != "ended":
+                    events[tid] = event
+                elif event is not None:
+                    self._take(event)
+                    gone.add(tid)
+                elif tid not in gone:
+                    raise NotPossible(f"thread {tid} of process {pid} does not stop", hint="It waits inside the kernel. Try again.")
+        if pid in self._deaths or not events or any(event.kind == "dying" for event in events.values()):
+            raise TargetGone(f"process {pid} ends")
+
+    def _states(self, pid: int, tids: Iterable[int]) -> tuple[ThreadState, ...]:
+        found = [(tid, self._stopper.read(tid)) for tid in sorted(tids, key=lambda tid: (tid != pid, tid))]
+        return tuple(ThreadState(tid=t, registers=s.general, xsave=s.extended) for t, s in found if s.result == "stopped")
 
     def serve(self) -> None:
         """Answer all that has happened."""
         while (event := self._tracer.next_event()) is not None:
-            if event.kind == "ended":
-                if event.tid == self._root:
-                    self.status = event.number
-                self._settle_all()
-            elif event.kind == "dying":
-                self._meet(event)
-            else:
-                self._tracer.go_on(event)
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        if event.kind == "ended":
+            if event.tid == self._root:
+                self.status = event.number
+            self._settle_all()
+        elif event.kind == "dying":
+            self._meet(event)
+        else:
+            self._tracer.go_on(event)
 
     @property
     def deadline(self) -> float | None:
@@ -150,7 +183,7 @@ class Catcher:
         if pid is None or not os.WIFSIGNALED(event.number):
             self._tracer.go_on(event)
             return
-        death = self._deaths.setdefault(pid, Death(os.WTERMSIG(event.number), time.monotonic_ns()))
+        death = self._deaths.setdefault(pid, Death(signal=os.WTERMSIG(event.number), began_ns=time.monotonic_ns()))
         death.events[event.tid] = event
         self._settle(pid)
 
@@ -162,8 +195,7 @@ class Catcher:
         death = self._deaths[pid]
         if any(tid not in death.events and self._lives(tid) for tid in self._threads(pid)):
             return
-        states = [self._tracer.state(tid) for tid in sorted(death.events, key=lambda tid: (tid != pid, tid))]
-        death.threads = tuple(state for state in states if state is not None)
+        death.threads = self._states(pid, death.events)
         try:
             self._on_death(pid, death)
         finally:

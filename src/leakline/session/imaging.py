@@ -21,12 +21,14 @@ from leakline.sources.shared_memory import sharers
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from leakline.model.vma import Vma
     from leakline.sources.procfs import ProcFs
     from leakline.sources.ptrace import ThreadState
+
+    Hold = Callable[[], AbstractContextManager["Standing"]]
 
 # A thread is rarely in malloc; if one is, look again at once.
 _ATTEMPTS = 10
@@ -64,6 +66,7 @@ class Imager:
         pid: which.
         stop_deadline: seconds in which each thread must stop.
         max_pause: seconds that it may stand still at a time; None for as long as it takes.
+        hold: how to hold it still, where somebody else of us traces it; None for the usual stop.
 
     Raises:
         NotSupported: it is no 64-bit, dynamically linked program on a glibc that leakline knows.
@@ -71,8 +74,15 @@ class Imager:
     """
 
     def __init__(
-        self, procfs: ProcFs, pid: int, *, stop_deadline: float = STOP_DEADLINE_SECONDS, max_pause: float | None = None
+        self,
+        procfs: ProcFs,
+        pid: int,
+        *,
+        stop_deadline: float = STOP_DEADLINE_SECONDS,
+        max_pause: float | None = None,
+        hold: Hold | None = None,
     ) -> None:
+        self._hold = hold
         self._procfs = procfs
         self.pid = pid
         self._max_pause = max_pause
@@ -125,7 +135,7 @@ class Imager:
             return self._image(memory, vmas, buffer, copied, process.threads, held, stopped_ns)
 
     def _held(self, others: Sequence[int]) -> AbstractContextManager[Standing]:
-        return stopped(self._procfs, self.pid, self._stop_deadline, others)
+        return stopped(self._procfs, self.pid, self._stop_deadline, others) if self._hold is None else self._hold()
 
     def glance(self) -> tuple[tuple[ThreadState, ...], int]:
         """The registers of its threads, each of which alone stands still meanwhile; and the nanoseconds of all these stops.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from leakline.model.finding import Finding, Report, Target
     from leakline.model.heap import HeapScan
+    from leakline.session.imaging import Hold
     from leakline.session.searching import Details
     from leakline.sources.agent import Agent
     from leakline.sources.procfs import ProcFs
@@ -28,29 +29,31 @@ class RepeatedCheck:
         target: the process.
         agent: in it.
         details: what is wanted besides the lost blocks.
-        began_ns: CLOCK_MONOTONIC when it was started.
+        hold: how to hold it still, where somebody else of us traces it; None for the usual stop.
 
     Raises:
         LeaklineError: it cannot be looked at.
 
     """
 
-    def __init__(self, procfs: ProcFs, target: Target, agent: Agent, details: Details, began_ns: int) -> None:
+    def __init__(self, procfs: ProcFs, target: Target, agent: Agent, details: Details, hold: Hold | None) -> None:
         self._procfs = procfs
         self._target = target
         self._agent = agent
-        self._began_ns = began_ns
-        self._scanner = Scanner(procfs, target.pid, details=details, by_site=True)
+        self._began_ns = 0
+        self._scanner = Scanner(procfs, target.pid, details=details, by_site=True, hold=hold)
         self._scans: list[HeapScan] = []
         self._history = SiteHistory()
 
-    def look(self) -> None:
+    def look(self, *, is_first: bool) -> None:
         """Look once: the second look of a pair says what both call lost.
 
         Raises:
             LeaklineError: it ended, or does not stop.
 
         """
+        if is_first:
+            self._began_ns = time.monotonic_ns()
         self._scans = [*self._scans[-1:], self._scanner.scan()]
 
     def report(self, say: Callable[[str], None]) -> Report:

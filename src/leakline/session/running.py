@@ -18,23 +18,24 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from leakline.analysis.diagnosis import rank
-from leakline.errors import LeaklineError, NotSupported, ParseError
+from leakline.errors import LeaklineError, NotSupported, ParseError, TargetGone
 from leakline.formats.elf import Elf
 from leakline.model.finding import NotJudged, Report, Target
 from leakline.native.parts import AGENT, part_path
 from leakline.session.agent_checks import check_at_end, check_dying, without_check
 from leakline.session.catching import Catcher, Death
-from leakline.session.launching import Outcome, own_environment, start
+from leakline.session.launching import Outcome, own_environment, start, start_traced
 from leakline.session.passing_signals import passing_signals_on
 from leakline.session.repeated_checks import RepeatedCheck
 from leakline.session.scanning import BETWEEN_SCANS_SECONDS
 from leakline.session.searching import Details
 from leakline.session.targets import describe
-from leakline.sources.agent import Agent
+from leakline.sources.agent import Agent, find_agent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from leakline.session.imaging import Hold
     from leakline.sources.procfs import ProcFs
 
 Follow = Literal["all", "exec", "none"]
@@ -49,6 +50,7 @@ _BY_ITSELF = "it ended without a word: by a system call of its own"
 _BY_SIGNAL = "signal {number} ended it, so that nothing could be looked at; with --catch-signals it is looked at before"
 _WITHOUT_A_WORD = "it ended without a word: by a signal, which --catch-signals would catch, or by a system call of its own"
 _NOT_IN_TIME = "a signal ended it, and not all of its threads came to their end in time, or it could not be traced"
+_TOO_QUICK = "it was gone, by a signal or a system call of its own, before leakline had heard of it"
 _OUT_OF_MEMORY = "the kernel killed it for want of memory, which it takes away at once"
 _NOT_LOADED = "the agent was not loaded: a static or setuid program, or one for another machine"
 
@@ -72,6 +74,7 @@ class _Member(msgspec.Struct):
     began_ns: int
     target: Target
     agent: Agent
+    forked: bool
     lives: bool = True
     report: Report | None = None
     """Of its end."""
@@ -150,7 +153,9 @@ class Run:
         self._root = 0
         self._name = ""
         self._ended: int | None = None
+        self._earlier: list[_Member] = []
         self._heard: set[int] = set()
+        self._missed: set[int] = set()
         self._began_ns = time.monotonic_ns()
         self._oom_kills = procfs.oom_kills()
         self._catcher = Catcher(procfs, self._die, children=options.follow != "none") if options.catch_signals else None
@@ -173,14 +178,16 @@ class Run:
             listener.setblocking(False)
             recipient = stack.enter_context(passing_signals_on())
             caught = stack.enter_context(nullcontext() if self._catcher is None else self._catcher.listening())
-            program = start(command, self._environment(folder / "agent"))
-            if not isinstance(program, subprocess.Popen):
+            environment = self._environment(folder / "agent")
+            if self._catcher is None:
+                program: subprocess.Popen[bytes] | int | Outcome = start(command, environment)
+            else:
+                program = start_traced(command, environment, self._catcher.begin)
+            if isinstance(program, Outcome):
                 return program
-            self._root = program.pid
-            if self._catcher is not None:
-                self._catcher.begin(program.pid)
-            recipient.is_now(program.pid)
-            status = self._serve(listener, program, caught)
+            self._root = program if isinstance(program, int) else program.pid
+            recipient.is_now(self._root)
+            status = self._serve(listener, None if isinstance(program, int) else program, caught)
             recipient.has_ended()
             self._ended = status
         return Outcome(status=128 - status if status < 0 else status, reports=(self._report(status),))
@@ -201,10 +208,10 @@ class Run:
             "LEAKLINE_AGENT_PATIENCE": str(_PATIENCE_SECONDS),
         }
 
-    def _serve(self, listener: socket.socket, program: subprocess.Popen[bytes], caught: socket.socket | None) -> int:
+    def _serve(self, listener: socket.socket, program: subprocess.Popen[bytes] | None, caught: socket.socket | None) -> int:
         """Answer and look at its processes until the program has ended: its status, negative for a signal."""
         rounds = _Rounds(self._options.every)
-        end = os.pidfd_open(program.pid)
+        end = os.pidfd_open(self._root)
         try:
             with selectors.DefaultSelector() as selector:
                 for source in (listener, end, *(() if caught is None else (caught,))):
@@ -219,9 +226,8 @@ class Run:
                         self._catcher.serve()
                         self._catcher.give_up()
                         if self._catcher.status is not None:
-                            program.returncode = os.waitstatus_to_exitcode(self._catcher.status)
-                            return program.returncode
-                    elif end in ready:
+                            return os.waitstatus_to_exitcode(self._catcher.status)
+                    elif program is not None and end in ready:
                         return program.wait()
                     self._look_where_due(rounds)
         finally:
@@ -242,29 +248,41 @@ class Run:
                     return  # another's word for it, or another PID namespace's
                 self._heard.add(int(pid))
                 if self._options.follow != "none" or int(pid) == self._root:
-                    with suppress(LeaklineError):
+                    try:
                         self._hear(word, int(pid), int(address, 16))
+                    except LeaklineError:
+                        self._missed.add(int(pid))
                 connection.send(b".")
 
     def _hear(self, word: str, pid: int, address: int) -> None:
         agent = Agent(self._procfs, pid, address)
         state = agent.state()
         if pid not in self._members or word == "start":
-            self._begin(pid, agent)
+            self._begin(pid, agent, forked=state.forked)
         member = self._members[pid]
         if state.phase == "off":
             member.why_not = state.why_off
         elif word == "exit":
-            with nullcontext() if self._catcher is None else self._catcher.let_go(pid):
-                self._check(
-                    member,
-                    lambda: check_at_end(
-                        self._procfs, member.target, agent, state, self._options.details, started_ns=member.began_ns, say=self._say
-                    ),
-                )
+            self._check(
+                member,
+                lambda: check_at_end(
+                    self._procfs,
+                    member.target,
+                    agent,
+                    self._options.details,
+                    started_ns=member.began_ns,
+                    hold=self._hold(pid),
+                    say=self._say,
+                ),
+            )
 
-    def _begin(self, pid: int, agent: Agent) -> None:
-        self._members[pid] = _Member(pid=pid, began_ns=time.monotonic_ns(), target=describe(self._procfs, pid), agent=agent)
+    def _begin(self, pid: int, agent: Agent, *, forked: bool) -> None:
+        """A process, or the next program in one."""
+        before = self._members.pop(pid, None)
+        if before is not None and before.report is not None:
+            self._earlier.append(before)  # it had ended: the number is another's now
+        target = describe(self._procfs, pid)
+        self._members[pid] = _Member(pid=pid, began_ns=time.monotonic_ns(), target=target, agent=agent, forked=forked)
         if self._catcher is not None and pid != self._root:
             self._catcher.seize(pid)
 
@@ -278,8 +296,19 @@ class Run:
 
     def _die(self, pid: int, death: Death) -> None:
         """A process that a signal ends stands still for the last time."""
-        member = self._members.get(pid)
-        if member is None or member.report is not None or member.why_not is not None:
+        try:
+            agent = find_agent(self._procfs, pid, self._procfs.maps(pid))
+            state = None if agent is None else agent.state()
+        except LeaklineError:
+            return
+        if agent is None or state is None:
+            return
+        if pid not in self._members or self._members[pid].agent.address != agent.address:
+            self._begin(pid, agent, forked=state.forked)  # its own word for it is still on its way
+        member = self._members[pid]
+        if state.phase == "off":
+            member.why_not = state.why_off
+        if member.report is not None or member.why_not is not None or not self._is_part(member):
             return
         if death.signal == _SIGKILL and self._procfs.oom_kills() != self._oom_kills:
             member.why_not = _OUT_OF_MEMORY
@@ -303,12 +332,14 @@ class Run:
             return
         is_last = rounds.advance()
         for member in self._members.values():
-            if member.report is not None or not member.lives:
+            if member.report is not None or not member.lives or not self._is_part(member):
                 continue
             try:
                 self._look(member, is_last=is_last)
-            except LeaklineError:  # it is about to end, or has
+            except TargetGone:
                 member.lives = False
+            except LeaklineError as error:
+                self._say(f"process {member.pid}: {error.message}")
         if is_last:
             self._say(f"after {time.monotonic() - self._began_ns / 1e9:.1f} s:")
             self._publish(self._report(None))
@@ -317,21 +348,27 @@ class Run:
         if member.agent.state().phase != "recording":
             return
         if member.checks is None:
-            member.checks = RepeatedCheck(self._procfs, member.target, member.agent, self._options.details, member.began_ns)
-        with nullcontext() if self._catcher is None else self._catcher.let_go(member.pid):
-            member.checks.look()
-            if is_last:
-                member.latest = member.checks.report(self._say)
+            member.checks = RepeatedCheck(self._procfs, member.target, member.agent, self._options.details, self._hold(member.pid))
+        member.checks.look(is_first=not is_last)
+        if is_last:
+            member.latest = member.checks.report(self._say)
+
+    def _hold(self, pid: int) -> Hold | None:
+        catcher = self._catcher
+        return None if catcher is None else lambda: catcher.held(pid)
 
     def _report(self, status: int | None) -> Report:
         """On all of them; `status` is the program's, None while it runs."""
-        # With `exec` a child that only forked is no part of the run: it keeps silent at its end.
         children = tuple(
             self._report_of(member, None)
-            for member in self._members.values()
-            if member.pid != self._root
-            and (member.report is not None or member.latest is not None or self._options.follow == "all")
+            for member in (*self._earlier, *self._members.values())
+            if member.pid != self._root and self._is_part(member)
         )
+        if self._options.follow == "all":
+            children += tuple(
+                without_check(Target(pid=pid, command="?", executable=None), _TOO_QUICK, self._began_ns)
+                for pid in sorted(self._missed - self._members.keys() - {self._root})
+            )
         member = self._members.get(self._root)
         if member is None:
             target = Target(pid=self._root, command=self._name, executable=shutil.which(self._name))
@@ -340,6 +377,10 @@ class Run:
         else:
             report = self._report_of(member, status)
         return msgspec.structs.replace(report, children=children)
+
+    def _is_part(self, member: _Member) -> bool:
+        """With `exec` a child that only forked is no part of the run: it keeps silent at its end."""
+        return self._options.follow == "all" or (not member.forked and (self._options.follow == "exec" or member.pid == self._root))
 
     def _report_of(self, member: _Member, status: int | None) -> Report:
         if member.report is not None:

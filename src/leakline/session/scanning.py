@@ -19,6 +19,7 @@ from leakline.sources.agent import find_agent
 if TYPE_CHECKING:
     from leakline.model.trace import AllocationTrace
     from leakline.native.heap import Heap
+    from leakline.session.imaging import Hold
     from leakline.sources.heap_image import HeapImage
     from leakline.sources.procfs import ProcFs
     from leakline.sources.ptrace import ThreadState
@@ -39,6 +40,7 @@ class Scanner:
         max_pause: seconds that it may stand still at a time; None for as long as it takes.
         details: what is wanted besides the lost blocks.
         by_site: count what is held by who allocated it, where leakline's agent recorded that.
+        hold: how to hold it still, where somebody else of us traces it; None for the usual stop.
 
     Raises:
         NotSupported: it is no 64-bit, dynamically linked program on a glibc that leakline knows.
@@ -54,10 +56,11 @@ class Scanner:
         max_pause: float | None = None,
         details: Details | None = None,
         by_site: bool = False,
+        hold: Hold | None = None,
     ) -> None:
         self._procfs = procfs
         self._details = details or Details()
-        self._imager = Imager(procfs, pid, stop_deadline=stop_deadline, max_pause=max_pause)
+        self._imager = Imager(procfs, pid, stop_deadline=stop_deadline, max_pause=max_pause, hold=hold)
         self._agent = find_agent(procfs, pid, procfs.maps(pid))
         self._by_site = by_site and self._agent is not None
         self.trace: AllocationTrace | None = None

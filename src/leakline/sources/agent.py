@@ -61,6 +61,7 @@ class _State(ctypes.Structure):
         ("shadow_enabled", ctypes.c_uint64),
         ("why_off", ctypes.c_char * 128),
         ("threads", ctypes.c_uint64),
+        ("forked", ctypes.c_uint64),
     )
 
 
@@ -91,6 +92,8 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """Rbx rbp r12 r13 r14 r15, then."""
     own: tuple[Range, ...]
     """Memory of the agent itself: it holds no pointers of the program's."""
+    forked: bool
+    """It is a copy of its parent, which has started no program of its own yet."""
     shadow_enabled: int
     """Bytes of the table of sites and sizes that can be written."""
 
@@ -130,7 +133,8 @@ class Agent:
 
     def __init__(self, procfs: ProcFs, pid: int, address: int) -> None:
         self._memory = RemoteMemory(procfs.root, pid)
-        self._address = address
+        self.address = address
+        """Of its struct agent_state."""
         self._stacks: dict[int, tuple[int, ...]] = {}
         self._cut: dict[int, Literal["no call frame information", "too deep"]] = {}
         self.state()
@@ -149,6 +153,7 @@ class Agent:
             waiting_stack_pointer=raw.waiting_sp,
             waiting_registers=tuple(raw.waiting_registers),
             own=tuple((r.start, r.end) for r in raw.own[: min(raw.n_own, _MOST_RANGES)] if r.start < r.end),
+            forked=bool(raw.forked),
             shadow_enabled=raw.shadow_enabled,
         )
 
@@ -161,7 +166,7 @@ class Agent:
         return Counts(allocations, max(allocations - misses, 0), misses, truncated)
 
     def _raw(self) -> _State:
-        data = self._memory.read(self._address, ctypes.sizeof(_State))
+        data = self._memory.read(self.address, ctypes.sizeof(_State))
         if len(data) < ctypes.sizeof(_State):
             raise ParseError("the agent's tables cannot be read", hint="Start the program with `leakline run` again.")
         raw = _State.from_buffer_copy(data)

@@ -7,24 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-import struct
+import time
 from typing import Literal
 
 import msgspec
 
-from leakline.sources.ptrace import ThreadState
-
-_CONT, _SEIZE, _GETEVENTMSG, _GETREGSET, _LISTEN = 7, 0x4206, 0x4201, 0x4204, 0x4208
+_CONT, _SEIZE, _GETEVENTMSG, _INTERRUPT, _LISTEN = 7, 0x4206, 0x4201, 0x4207, 0x4208
 _TRACE_FORK, _TRACE_VFORK, _TRACE_CLONE, _TRACE_EXIT = 0x2, 0x4, 0x8, 0x40
 _EVENT_EXIT, _EVENT_STOP = 6, 128
 _WALL = 0x40000000
-_PRSTATUS, _XSTATE = 1, 0x202
-_REGISTERS, _EXTENDED_ROOM = 27 * 8, 16384
+_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.00002, 0.002
 _SIGTRAP = 5
-
-
-class _IoVec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +47,10 @@ class Tracer:
         """Begin with a thread, which runs on: 0, or an errno."""
         return self._call(_SEIZE, tid, self._options)
 
+    def interrupt(self, tid: int) -> int:
+        """Ask a traced thread to stop: 0, or an errno."""
+        return self._call(_INTERRUPT, tid, 0)
+
     def go_on(self, event: Event) -> None:
         """Let it do what it would do; an error means that it was killed meanwhile."""
         if event.kind == "group stop":
@@ -63,8 +60,19 @@ class Tracer:
 
     def next_event(self) -> Event | None:
         """What happened next; None if nothing has. Ended processes are reaped by this, our own children as well."""
+        return self._event(-1)
+
+    def await_event(self, tid: int, until_ns: int) -> Event | None:
+        """What a thread does next; None if it has done nothing by then (CLOCK_MONOTONIC), or is none that we trace."""
+        pause = _SHORTEST_PAUSE_SECONDS
+        while (event := self._event(tid)) is None and time.monotonic_ns() < until_ns:
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        return event
+
+    def _event(self, which: int) -> Event | None:
         try:
-            tid, status = os.waitpid(-1, os.WNOHANG | _WALL)
+            tid, status = os.waitpid(which, os.WNOHANG | _WALL)
         except ChildProcessError:
             return None
         if not tid:
@@ -77,19 +85,6 @@ class Tracer:
         if event == _EVENT_STOP:
             return Event(tid=tid, kind="other stop" if number == _SIGTRAP else "group stop")
         return Event(tid=tid, kind="other stop") if event else Event(tid=tid, kind="signal", number=number)
-
-    def state(self, tid: int) -> ThreadState | None:
-        """The registers of a thread that stands still; None if it was killed meanwhile."""
-        general = self._registers(tid, _PRSTATUS, _REGISTERS)
-        if len(general) != _REGISTERS:
-            return None
-        return ThreadState(tid=tid, registers=struct.unpack("<27Q", general), xsave=self._registers(tid, _XSTATE, _EXTENDED_ROOM))
-
-    def _registers(self, tid: int, kind: int, room: int) -> bytes:
-        buffer = ctypes.create_string_buffer(room)
-        area = _IoVec(ctypes.addressof(buffer), room)
-        failed = self._ptrace(_GETREGSET, tid, kind, ctypes.addressof(area))
-        return b"" if failed else buffer.raw[: area.size]
 
     def _message(self, tid: int) -> int:
         value = ctypes.c_ulong()
