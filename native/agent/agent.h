@@ -170,7 +170,7 @@ int is_to_follow(int is_child);
 long root_process(void);
 
 /* environment.c */
-void hide_from_environment(void);
+void hide_from_environment(char **initial);
 
 #ifdef LEAKLINE_AGENT_SELF_CHECK
 void print_check(void);

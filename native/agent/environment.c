@@ -86,16 +86,30 @@ static int take_out_library(char *list)
 	return 1;
 }
 
-/* Called before main. */
-void hide_from_environment(void)
+/*
+ * Let the entries end where they did: behind the kernel's own list lies the auxiliary vector, and there are programs that look for it there.
+ * The places in front, which only who counts from argv sees, repeat an entry.
+ */
+static void move_to_end(size_t n, size_t removed)
+{
+	static char nothing[1];
+	memmove(environ + removed, environ, n * sizeof *environ);
+	for (size_t i = 0; i < removed; i++)
+		environ[i] = n ? environ[removed] : nothing;
+	environ += removed;
+	environ[n] = NULL;
+}
+
+/* Called before main, with the list that the kernel made. */
+void hide_from_environment(char **initial)
 {
 	int is_followed = 0;
 	for (char **entry = environ; entry && *entry; entry++)
 		is_followed |= begins(*entry, PREFIX "SOCKET=");
 	if (!is_followed)
 		return;
-	char **to = environ;
-	for (char **entry = environ; *entry; entry++) {
+	char **to = environ, **entry = environ;
+	for (; *entry; entry++) {
 		if (begins(*entry, PREFIX)) {
 			if (!begins(*entry, PREFIX "ROOT="))
 				keep(*entry);
@@ -104,6 +118,8 @@ void hide_from_environment(void)
 		}
 	}
 	*to = NULL;
+	if (environ == initial)
+		move_to_end((size_t)(to - environ), (size_t)(entry - to));
 	char line[LONGEST];
 	*put_number(put_text(line, PREFIX "ROOT="), (uint64_t)root_process(), 10) = 0;
 	keep(line);

@@ -126,6 +126,7 @@ def test_nobody_sees_the_agent_in_an_environment(build: Build, leakline: Leaklin
     done = leakline("run", "--follow-fork", follow, "-q", "-o", path, "--", program, program, env=environment)
     assert done.out == bare.stdout
     assert "it's sh" in bare.stdout
+    assert "pages of 4096" in bare.stdout
     children = json.loads(path.read_text())["children"]
     assert [child["not_judged"] for child in children] == [[]] * len(children)
     commands = [child["target"]["command"][:6] for child in children]

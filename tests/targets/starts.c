@@ -12,8 +12,13 @@ extern char **environ;
 int main(int count, char **arguments)
 {
 	if (count == 1) {
-		for (char **entry = environ; *entry; entry++)
+		char **entry = environ;
+		for (; *entry; entry++)
 			puts(*entry);
+		/* The auxiliary vector lies behind it, and holds the size of a page (AT_PAGESZ). */
+		for (unsigned long *auxiliary = (unsigned long *)(entry + 1); *auxiliary; auxiliary += 2)
+			if (*auxiliary == 6)
+				printf("pages of %lu\n", auxiliary[1]);
 		return 0;
 	}
 	char *program = arguments[1], *both[] = {program, NULL}, *bare[] = {"BARE=1", NULL}, line[4200];

@@ -11,6 +11,7 @@ from leakline.cli.options import Duration, Output, WithCommand, fail_on_option, 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from leakline.model.finding import Report
     from leakline.present.screen import Color
     from leakline.session.running import Follow
 
@@ -69,6 +70,7 @@ def command(
     """
     import sys
 
+    from leakline.errors import LeaklineError
     from leakline.session.running import Run, RunOptions
     from leakline.session.searching import Details
     from leakline.sources.procfs import ProcFs
@@ -88,8 +90,15 @@ def command(
     details = Details(census=writer.as_json, content=show_content)
     options = RunOptions(follow=follow, details=details, every=every, catch_signals=catch_signals)
     say = speaker(quiet=quiet)
+
+    def publish(report: Report) -> None:
+        try:
+            writer.write([report], sys.stderr, replace=True)
+        except (LeaklineError, OSError) as error:  # the next one may find room
+            say(f"no report this time: {error}")
+
     if engine == "agent":
-        outcome = Run(ProcFs(), options, say, lambda report: writer.write([report], sys.stderr, replace=True)).run(launched)
+        outcome = Run(ProcFs(), options, say, publish).run(launched)
     else:
         from leakline.session.checking import run_checker
 
