@@ -216,3 +216,10 @@ def test_catching_and_looking_at_the_same_time(build: Build, running: Running, t
     report = json.loads(path.read_text())
     assert report["summary"]["definite"]["blocks"] >= seen > 0
     assert "when signal 11 ended the program" in report["findings"][0]["evidence"][0]["text"], report["not_judged"]
+
+
+def test_without_privilege(build: Build, unprivileged_leakline: Leakline, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    arguments = ("--catch-signals", "--every", "500ms", "-q", "-o", path, "--", build("dies.c"), "threads")
+    unprivileged_leakline("run", *arguments, status=128 + signal.SIGSEGV)
+    assert totals(json.loads(path.read_text()))["definite"] == (3, 300)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +237,36 @@ def test_a_program_with_rights_of_its_own(build: Build, leakline: Leakline, tmp_
     except OSError as error:
         pytest.skip(f"no capabilities of files: {error.strerror}")
     assert leakline("run", "-q", "--", program).out == "READY\n"  # root gains nothing by them
+
+
+def test_keys_of_a_terminal_are_for_the_program() -> None:
+    script = """
+import sys, time
+for turn in range(2):
+    try:
+        print("READY", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("heard", flush=True)
+sys.exit(7)
+"""
+    terminal, theirs = pty.openpty()
+    command = ["setsid", "--ctty", sys.executable, "-m", "leakline", "run", "-n", "1", "--", sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as run:
+        os.close(theirs)
+        said = listen_to(terminal)
+    assert run.returncode == 7
+    assert said.count(b"heard") == 2
+    assert b"heap: definite" in said
+
+
+def listen_to(terminal: int) -> bytes:
+    """All that is said there, with Ctrl-C as the answer to each READY."""
+    said = b""
+    with suppress(OSError):  # the last one has closed it
+        while data := os.read(terminal, 4096):
+            if b"READY" in data:
+                os.write(terminal, b"\x03")
+            said += data
+    os.close(terminal)
+    return said
