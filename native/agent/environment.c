@@ -134,12 +134,18 @@ static const char *preloaded(char *const *environment)
 	return NULL;
 }
 
+/* In another root, or as another user, the loader may not be able to, and would complain. */
+static int can_be_loaded(void)
+{
+	return library[0] && !syscall_3(SYS_access, (long)library, R_OK, 0);
+}
+
 /* Bytes that put_agent writes; 0: it has no place here. */
 static size_t room(char *const *environment, int is_child)
 {
 	size_t n = 0, length;
 	const char *others = preloaded(environment);
-	if (!library[0] || !is_to_follow(is_child) || (others && find_library(others, &length)))
+	if (!is_to_follow(is_child) || !can_be_loaded() || (others && find_library(others, &length)))
 		return 0;
 	while (environment && environment[n])
 		n++;

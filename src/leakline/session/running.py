@@ -46,9 +46,12 @@ _SIGKILL = 9
 
 _NOT_YET = "it has not been looked at yet"
 _RUNS_ON = "it still runs: `leakline check {pid}` looks at it"
-_BY_ITSELF = "it ended without a word: by a system call of its own"
+_BY_ITSELF = "it ended without a word: by a system call of its own, or as a program that takes no agent"
 _BY_SIGNAL = "signal {number} ended it, so that nothing could be looked at; with --catch-signals it is looked at before"
-_WITHOUT_A_WORD = "it ended without a word: by a signal, which --catch-signals would catch, or by a system call of its own"
+_WITHOUT_A_WORD = (
+    "it ended without a word: by a signal, which --catch-signals would catch, by a system call of its own, "
+    "or as a program that takes no agent"
+)
 _NOT_IN_TIME = "a signal ended it, and not all of its threads came to their end in time, or it could not be traced"
 _TOO_QUICK = "it was gone, by a signal or a system call of its own, before leakline had heard of it"
 _OUT_OF_MEMORY = "the kernel killed it for want of memory, which it takes away at once"
