@@ -148,6 +148,7 @@ def assert_unharmed_child(pid: int) -> None:
     assert "TracerPid:\t0" in status
 
 
+@pytest.mark.slow
 def test_reports_to_a_person(build: Build, running: Running) -> None:
     run = running("--every", "500ms", "--", build("grows.c"))
     assert run.stderr is not None
@@ -167,8 +168,8 @@ def test_reports_to_a_person(build: Build, running: Running) -> None:
     ("how", "status", "children"),
     [
         ("kill", 128 + signal.SIGKILL, ()),
-        ("segv", 128 + signal.SIGSEGV, ()),
-        ("term", 128 + signal.SIGTERM, ()),
+        pytest.param("segv", 128 + signal.SIGSEGV, (), marks=pytest.mark.slow),
+        pytest.param("term", 128 + signal.SIGTERM, (), marks=pytest.mark.slow),
         ("threads", 128 + signal.SIGSEGV, ()),
         ("exec", 128 + signal.SIGKILL, ()),
         ("child", signal.SIGKILL, (5,)),
@@ -203,6 +204,7 @@ def test_signals_that_are_not_caught(build: Build, leakline: Leakline, tmp_path:
     assert "500ms" in leakline("run", "--every", "1ms", "--", "/bin/true", status=2).err
 
 
+@pytest.mark.slow
 def test_catching_and_looking_at_the_same_time(build: Build, running: Running, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     run = running("--every", "500ms", "--catch-signals", "-q", "-o", path, "--", build("grows.c"))
@@ -218,6 +220,7 @@ def test_catching_and_looking_at_the_same_time(build: Build, running: Running, t
     assert "when signal 11 ended the program" in report["findings"][0]["evidence"][0]["text"], report["not_judged"]
 
 
+@pytest.mark.slow
 def test_without_privilege(build: Build, unprivileged_leakline: Leakline, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     arguments = ("--catch-signals", "--every", "500ms", "-q", "-o", path, "--", build("dies.c"), "threads")

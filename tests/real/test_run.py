@@ -120,7 +120,7 @@ def test_a_script_and_a_pipeline(build: Build, leakline: Leakline, tmp_path: Pat
     assert found["cat"] == {"bytes": 0, "blocks": 0}
 
 
-@pytest.mark.parametrize("follow", ["all", "exec", "none"])
+@pytest.mark.parametrize("follow", ["all", pytest.param("exec", marks=pytest.mark.slow), "none"])
 def test_nobody_sees_the_agent_in_an_environment(build: Build, leakline: Leakline, tmp_path: Path, follow: str) -> None:
     path, program = tmp_path / "report.json", build("starts.c")
     environment = {"PATH": os.environ["PATH"], "LD_PRELOAD": "libm.so.6", "EMPTY": "", "LINES": "a\nb='c'"}
