@@ -42,6 +42,8 @@ struct agent_state {
 	uint64_t n_own;
 	uint64_t shadow_enabled; /* bytes of the shadow that can be read */
 	char why_off[128];
+	uint64_t threads; /* struct thread[MOST_THREADS]: what the sums above are made of at the end */
+	uint64_t forked;  /* it has not started a program of its own yet */
 };
 
 #define UNKNOWN_SIZE 0xffffffffu
@@ -164,6 +166,11 @@ extern void (*real_quick_exit)(int);
 void set_up_exit(char **environment);
 char *put_text(char *to, const char *text);
 char *put_number(char *to, uint64_t number, uint64_t base);
+int is_to_follow(int is_child);
+long root_process(void);
+
+/* environment.c */
+void hide_from_environment(char **initial);
 
 #ifdef LEAKLINE_AGENT_SELF_CHECK
 void print_check(void);

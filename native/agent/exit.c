@@ -314,6 +314,7 @@ static void after_fork(void)
 	is_fork_child = 1;
 	asked = NOT_ASKED;
 	leakline_agent_state.waiting_tid = 0;
+	leakline_agent_state.forked = 1;
 	if (leakline_agent_state.phase != AGENT_OFF) {
 		leakline_agent_state.phase = AGENT_RECORDING;
 		forget_other_threads();
@@ -322,6 +323,17 @@ static void after_fork(void)
 	}
 	if (follow != FOLLOW_NONE)
 		say_start();
+}
+
+/* Whether a program that is started from here, in this process or in a child, is to take the agent along. */
+int is_to_follow(int is_child)
+{
+	return address.sun_path[0] && (follow != FOLLOW_NONE || (!is_child && syscall_0(SYS_getpid) == root));
+}
+
+long root_process(void)
+{
+	return root;
 }
 
 static const char *value_of(char **environment, const char *name)

@@ -72,6 +72,7 @@ int reserve_memory(void)
 	state->shadow = (uint64_t)tables.shadow;
 	state->sites = (uint64_t)tables.sites;
 	state->frames = (uint64_t)tables.frames;
+	state->threads = (uint64_t)tables.threads;
 	state->own[0] = (struct agent_range){(uint64_t)start, (uint64_t)start + size};
 	state->n_own = 1;
 	return 1;

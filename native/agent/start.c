@@ -79,4 +79,5 @@ __attribute__((constructor)) static void construct(int count, char **arguments, 
 	(void)arguments;
 	start_recording();
 	set_up_exit(environment);
+	hide_from_environment(environment);
 }

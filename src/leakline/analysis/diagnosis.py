@@ -82,6 +82,7 @@ class _Site(msgspec.Struct):
     stack: Stack
     exact: int
     kind: FindingKind
+    cut: str | None = None
     recorded: list[_Leader] = msgspec.field(default_factory=list)
     joined: list[_Leader] = msgspec.field(default_factory=list)
     requested: list[int] = msgspec.field(default_factory=list)
@@ -108,7 +109,7 @@ def find_lost(scans: Sequence[HeapScan], trace: AllocationTrace | None, frames: 
             older.append(leader)
             continue
         kind = leader.block.kind
-        site = sites.setdefault((allocation.stack, kind), _Site(stack=allocation.stack, exact=allocation.exact, kind=kind))
+        site = sites.setdefault((allocation.stack, kind), _Site(allocation.stack, allocation.exact, kind, allocation.cut))
         site.recorded.append(leader)
         if allocation.size is not None:
             site.requested.append(allocation.size)
@@ -159,6 +160,9 @@ def _scan_evidence(scans: Sequence[HeapScan], blocks: int) -> Evidence:
     if scans[-1].at_end:
         text = f"at the program's end no root led to {what}"
         return Evidence(method="scan", text=text, values={"scans": 1, "blocks": blocks})
+    if scans[-1].ended_by is not None:
+        text = f"when signal {scans[-1].ended_by} ended the program no root led to {what}"
+        return Evidence(method="scan", text=text, values={"scans": 1, "blocks": blocks, "signal": scans[-1].ended_by})
     looks = len(scans[-2:])
     apart = (scans[-1].time_ns - scans[-2].time_ns) / 1e9 if looks == 2 else 0.0
     text = (
@@ -176,6 +180,10 @@ def _exact_frames(stack: Stack, exact: int, frames: Mapping[int, tuple[Frame, ..
     return sum(len(frames.get(address, ())) for address in stack[:exact])
 
 
+def _of_them(count: int, of: int) -> str:
+    return "it was" if of == 1 else f"{count} of them {'was' if count == 1 else 'were'}"
+
+
 def _located(
     site: _Site, scans: Sequence[HeapScan], trace: AllocationTrace | None, frames: Mapping[int, tuple[Frame, ...]]
 ) -> Finding:
@@ -188,12 +196,13 @@ def _located(
     # Both scans must have called a block lost: only what was allocated before the first can count.
     seconds = (min(trace.ended_ns, scans[-2:][0].time_ns) - trace.began_ns) / 1e9
     low, high = poisson_interval(len(site.recorded))
-    each = bytes_recorded / len(site.recorded) / seconds if seconds > 0 and not scans[-1].at_end else None
+    ended = scans[-1].at_end or scans[-1].ended_by is not None
+    each = bytes_recorded / len(site.recorded) / seconds if seconds > 0 and not ended else None
     evidence = [
         _scan_evidence(scans, len(leaders)),
         Evidence(
             method="trace",
-            text=f"{len(site.recorded)} of them were seen being allocated here within {seconds:.1f} s ({trace.engine})",
+            text=f"{_of_them(len(site.recorded), len(leaders))} seen being allocated here within {seconds:.1f} s ({trace.engine})",
             values={
                 "engine": trace.engine,
                 "blocks": len(site.recorded),
@@ -209,6 +218,10 @@ def _located(
     if answer is not None and answer >= exact:
         text = "the frame lies behind a library's; it comes from frame pointers, which may skip a caller"
         evidence.append(Evidence(method="frame pointers", text=text, values={"frame": answer}))
+    if site.cut is not None:
+        why = "it is too deep" if site.cut == "too deep" else "no call frame information leads on"
+        text = f"the stack ends behind {len(site.stack)} {'return address' if len(site.stack) == 1 else 'return addresses'}: {why}"
+        evidence.append(Evidence(method="stack", text=text, values={"depth": len(site.stack)}))
     form = site.recorded[0].block
     return Finding(
         kind=site.kind,

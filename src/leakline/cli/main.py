@@ -20,6 +20,7 @@ from leakline.errors import LeaklineError
 COMMANDS = {
     "diagnose": "Climb from a rising process to the line that leaks.",
     "run": "Start a program, and name what it has lost at its end, to the line.",
+    "check": "Name what a program that `run` started has lost so far, to the line.",
     "scan": "Find the lost heap blocks of a running process.",
     "trace": "Record the allocations of a running process, and tell which are lost.",
     "watch": "Watch processes, and say when their memory is judged to grow.",

@@ -216,8 +216,18 @@ class Output:
         if path is not None and not path.parent.is_dir():
             raise InvalidRequest(f"{path.parent} is not a folder", hint="Make it first.")
 
-    def write(self, reports: Sequence[Report], stream: IO[str] | None = None) -> None:
-        """Write the reports: to the file, else to the stream (stdout)."""
+    def write(self, reports: Sequence[Report], stream: IO[str] | None = None, *, replace: bool = False) -> None:
+        """Write the reports: to the file, else to the stream (stdout).
+
+        Args:
+            reports: all of them.
+            stream: where they go without a file.
+            replace: whoever reads the file meanwhile sees the report before or this one, never half of it.
+
+        """
+        if replace and self._path is not None and (self._path.is_file() or not self._path.exists()):
+            self._replace(self._path, reports)
+            return
         if self._path is None:
             with closed_pipe_allowed():
                 self._write(reports, stream or sys.stdout, self._color)
@@ -228,6 +238,19 @@ class Output:
                 self._write(reports, file, "never")
         except OSError as error:
             raise InvalidRequest(f"cannot write {self._path}: {error.strerror}", hint="Choose another file.") from error
+
+    def _replace(self, path: Path, reports: Sequence[Report]) -> None:
+        whole = path.resolve()  # a link stays one
+        new = whole.with_name(f".{whole.name}.{os.getpid()}")
+        try:
+            with new.open("w", encoding="utf-8") as file:
+                self._write(reports, file, "never")
+            if whole.exists():
+                new.chmod(whole.stat().st_mode & 0o7777)
+            new.replace(whole)
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            raise InvalidRequest(f"cannot write {path}: {error.strerror}", hint="Choose another file.") from error
 
     def _write(self, reports: Sequence[Report], stream: IO[str], color: Color) -> None:
         from leakline.model.finding import Reports
@@ -245,10 +268,13 @@ _ACCUSING = ("definite", "possible", "growing", "outstanding")
 
 
 def fails(reports: Iterable[Report], level: str | None) -> bool:
-    """Whether a finding is as sure as --fail-on asks. What is still reachable is no accusation."""
+    """Whether a finding, of a child too, is as sure as --fail-on asks. What is still reachable is no accusation."""
     from leakline.model.finding import CONFIDENCES
 
     if level is None:
         return False
     sure_enough = CONFIDENCES[CONFIDENCES.index(level) :]
-    return any(f.confidence in sure_enough and f.kind in _ACCUSING for report in reports for f in report.findings)
+    return any(
+        any(f.confidence in sure_enough and f.kind in _ACCUSING for f in report.findings) or fails(report.children, level)
+        for report in reports
+    )

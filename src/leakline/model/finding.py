@@ -92,12 +92,29 @@ class NotJudged(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+class AgentCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What leakline's agent did in the target."""
+
+    allocations: int
+    """Recorded so far."""
+    memo_hits: int
+    """Of them, those whose stack was known already."""
+    memo_misses: int
+    """Those whose stack had to be unwound."""
+    memory_bytes: int | None
+    """Resident memory of its tables."""
+    held_at_end_ns: int | None
+    """How long the target waited at its end for the check; None where it has not ended."""
+
+
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """What the look cost."""
 
     target_stopped_ns: int
     """How long the target's threads stood still, all stops together."""
     duration_ns: int
+    agent: AgentCost | None = None
+    """Where the target runs under leakline's agent."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

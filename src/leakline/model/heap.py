@@ -127,6 +127,8 @@ class HeapScan(msgspec.Struct, frozen=True, kw_only=True):
     """The sizes of lost blocks are those that the program asked for, as leakline's agent recorded them."""
     at_end: bool = False
     """The program had done all that it does, its exit handlers too: what is lost then stays lost."""
+    ended_by: int | None = None
+    """The signal that was ending the program; it stood still for the last time."""
     looks: int = 1
     """Copies that agree on what is lost: more than one where nothing stood still for them."""
     census: Census | None = None

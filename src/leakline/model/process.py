@@ -40,4 +40,6 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Real user id."""
     tracer_pid: int
     """The process that traces this one, 0 for none."""
+    tgid: int | None
+    """The process that a thread belongs to."""
     threads: int | None

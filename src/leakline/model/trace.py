@@ -32,6 +32,8 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     """How many of them are exact; those behind come from frame pointers, which may skip a caller."""
     top: StackTop | None = None
     """From which more of them can be told."""
+    cut: Literal["no call frame information", "too deep"] | None = None
+    """Why the stack ends before the program's outermost frame; None where it does not, or the engine cannot tell."""
 
 
 class AllocationTrace(msgspec.Struct, frozen=True, kw_only=True):

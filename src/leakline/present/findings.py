@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from leakline.model.heap import PathStep, Why
 
 Line = tuple[str, str]  # text, and the name of its style
+_MOST_FRAMES = 24
 
 _VERDICTS = {
     "definite": "lost for good",
@@ -59,6 +60,28 @@ def _describe(report: Report, most: int) -> Iterator[Line]:
         yield from _why(report.why)
     yield "", ""
     yield from _tail(report)
+    yield from _children(report.children, most)
+
+
+def _children(children: Sequence[Report], most: int) -> Iterator[Line]:
+    """Those with something to say in full, the others counted."""
+    unseen = [child for child in children if child.summary.definite is None]
+    found = [child for child in children if child.findings]
+    for child in found[:most]:
+        yield "", ""
+        yield from _describe(child, most)
+    if len(found) > most:
+        yield f"  and {len(found) - most:,} more processes with findings (--limit)", "dim"
+    quiet = len(children) - len(found) - len(unseen)
+    if quiet:
+        yield f"  children: {quiet:,} without a leak", ""
+    whys: dict[str, list[str]] = {}
+    for child in unseen:
+        name = "?" if child.target is None else f"{printable(child.target.command)} ({child.target.pid})"
+        whys.setdefault(child.not_judged[0].why if child.not_judged else "", []).append(name)
+    for why, names in whys.items():
+        shown = ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+        yield f"  not judged: {shown}: {printable(why)}", "warning"
 
 
 def _headline(report: Report) -> str:
@@ -100,8 +123,10 @@ def _finding(finding: Finding) -> Iterator[Line]:
         yield f"    {'because' if number == 0 else '       '} {printable(evidence.text)}", "dim"
     functions = [frame_function(frame) for frame in finding.stack]
     column = min(max(map(len, functions), default=0), 48)
-    for number, (function, frame) in enumerate(zip(functions, finding.stack, strict=True)):
+    for number, (function, frame) in enumerate(zip(functions[:_MOST_FRAMES], finding.stack, strict=False)):
         yield f"    {'stack' if number == 0 else '     '}   {function:<{column}}  {frame_place(frame)}", "dim"
+    if len(functions) > _MOST_FRAMES:
+        yield f"            and {len(functions) - _MOST_FRAMES} more frames (--json)", "dim"
     build_ids = {f"{frame.module} {frame.build_id}" for frame in finding.stack[:1] if frame.line is None and frame.build_id}
     for name in sorted(build_ids):
         yield f"    no line table for {printable(name)}: install its debug package to see lines", "dim"
@@ -156,3 +181,8 @@ def _tail(report: Report) -> Iterator[Line]:
     cost = report.cost
     stood = f"the target stood still for {duration(cost.target_stopped_ns)} in all; " if cost.target_stopped_ns else ""
     yield f"  cost: {stood}{duration(cost.duration_ns)} altogether", "dim"
+    if cost.agent is not None:
+        agent, memory = cost.agent, amount(cost.agent.memory_bytes)
+        seen = f"{counted(agent.allocations, 'allocation')}, the stack known already for {agent.memo_hits:,}"
+        waited = "" if agent.held_at_end_ns is None else f"; its end waited {duration(agent.held_at_end_ns)} for the check"
+        yield f"  agent: {seen}; {memory} of tables{waited}", "dim"

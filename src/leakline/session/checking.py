@@ -20,7 +20,8 @@ from leakline.formats.sanitizer import parse_sanitizer
 from leakline.model.checker import CheckerLog
 from leakline.model.finding import Cost, NotJudged, Report, RetainedFree, Target
 from leakline.model.names import readable
-from leakline.session.launching import Outcome, start
+from leakline.session.launching import Outcome, own_environment, start
+from leakline.session.passing_signals import passing_signals_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,14 +53,17 @@ def run_checker(
     with tempfile.TemporaryDirectory(prefix="leakline-") as name:
         folder = Path(name)
         if checker == "valgrind":
-            line, environment = [*_valgrind(folder, follow=follow), *arguments, *command], dict(os.environ)
+            line, environment = [*_valgrind(folder, follow=follow), *arguments, *command], own_environment()
         else:
             line, environment = list(command), _sanitized(checker, command[0], folder)
         say(f"running under {_NAMES[checker]}")
-        program = start(line, environment, name=command[0])
-        if not isinstance(program, subprocess.Popen):
-            return program
-        status = program.wait()
+        with passing_signals_on() as recipient:
+            program = start(line, environment, name=command[0])
+            if not isinstance(program, subprocess.Popen):
+                return program
+            recipient.is_now(program.pid)
+            status = program.wait()
+            recipient.has_ended()
         logs, problems = _read(checker, folder)
     own = [log for log in logs if log.pid == program.pid]
     target = Target(pid=program.pid, command=readable(os.path.basename(command[0])), executable=shutil.which(command[0]))
@@ -102,7 +106,7 @@ def _valgrind(folder: Path, *, follow: bool) -> list[str]:
 
 def _sanitized(checker: Checker, program: str, folder: Path) -> dict[str, str]:
     """The environment: the user's own options stay, ours come last."""
-    environment = dict(os.environ)
+    environment = own_environment()
     if checker == "asan":
         if not _holds(program, b"__asan_init"):
             raise NotSupported(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
-from typing import TYPE_CHECKING
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -21,11 +21,14 @@ from leakline.sources.shared_memory import sharers
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from leakline.model.vma import Vma
     from leakline.sources.procfs import ProcFs
     from leakline.sources.ptrace import ThreadState
+
+    Hold = Callable[[], AbstractContextManager["Standing"]]
 
 # A thread is rarely in malloc; if one is, look again at once.
 _ATTEMPTS = 10
@@ -39,6 +42,22 @@ _TRIAL = 64 << 20
 STOP_DEADLINE_SECONDS = 1.0
 
 
+class Standing(Protocol):
+    """A process whose threads all stand still."""
+
+    @property
+    def threads(self) -> tuple[ThreadState, ...]:
+        """With the registers they have."""
+
+    @property
+    def began_ns(self) -> int:
+        """CLOCK_MONOTONIC when the first one stopped."""
+
+    @property
+    def stopped_ns(self) -> int:
+        """How long they stood still, once that is over."""
+
+
 class Imager:
     """Takes images of one process, as often as wanted.
 
@@ -47,6 +66,7 @@ class Imager:
         pid: which.
         stop_deadline: seconds in which each thread must stop.
         max_pause: seconds that it may stand still at a time; None for as long as it takes.
+        hold: how to hold it still, where somebody else of us traces it; None for the usual stop.
 
     Raises:
         NotSupported: it is no 64-bit, dynamically linked program on a glibc that leakline knows.
@@ -54,8 +74,15 @@ class Imager:
     """
 
     def __init__(
-        self, procfs: ProcFs, pid: int, *, stop_deadline: float = STOP_DEADLINE_SECONDS, max_pause: float | None = None
+        self,
+        procfs: ProcFs,
+        pid: int,
+        *,
+        stop_deadline: float = STOP_DEADLINE_SECONDS,
+        max_pause: float | None = None,
+        hold: Hold | None = None,
     ) -> None:
+        self._hold = hold
         self._procfs = procfs
         self.pid = pid
         self._max_pause = max_pause
@@ -67,11 +94,12 @@ class Imager:
         with open(libc.path, "rb") as file:
             self._version = parse_version(file.read())
 
-    def take(self, leave_out: Sequence[Range] = ()) -> HeapImage:
+    def take(self, leave_out: Sequence[Range] = (), standing: Standing | None = None) -> HeapImage:
         """Hold the process still while its memory is copied.
 
         Args:
             leave_out: memory that holds no pointers.
+            standing: it stands still already, and goes on when somebody else lets it.
 
         Raises:
             TargetGone: it ended meanwhile.
@@ -91,7 +119,7 @@ class Imager:
             stopped_ns, held = 0, list[int]()
             for attempt in range(_ATTEMPTS):
                 try:
-                    with stopped(self._procfs, self.pid, self._stop_deadline, others) as process:
+                    with self._held(others) if standing is None else nullcontext(standing) as process:
                         vmas = self._procfs.maps(self.pid)
                         calm = attempt == _ATTEMPTS - 1 or not self._busy(process.threads, vmas)
                         if calm:
@@ -107,6 +135,9 @@ class Imager:
                     break
                 time.sleep(_BETWEEN_ATTEMPTS_SECONDS)
             return self._image(memory, vmas, buffer, copied, process.threads, held, stopped_ns)
+
+    def _held(self, others: Sequence[int]) -> AbstractContextManager[Standing]:
+        return stopped(self._procfs, self.pid, self._stop_deadline, others) if self._hold is None else self._hold()
 
     def glance(self) -> tuple[tuple[ThreadState, ...], int]:
         """The registers of its threads, each of which alone stands still meanwhile; and the nanoseconds of all these stops.

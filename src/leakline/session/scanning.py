@@ -19,6 +19,7 @@ from leakline.sources.agent import find_agent
 if TYPE_CHECKING:
     from leakline.model.heap import Census
     from leakline.model.trace import AllocationTrace
+    from leakline.session.imaging import Hold
     from leakline.sources.heap_image import HeapImage
     from leakline.sources.procfs import ProcFs
     from leakline.sources.ptrace import ThreadState
@@ -38,6 +39,7 @@ class Scanner:
         stop_deadline: seconds in which each thread must stop.
         max_pause: seconds that it may stand still at a time; None for as long as it takes.
         details: what is wanted besides the lost blocks.
+        hold: how to hold it still, where somebody else of us traces it; None for the usual stop.
 
     Raises:
         NotSupported: it is no 64-bit, dynamically linked program on a glibc that leakline knows.
@@ -52,10 +54,11 @@ class Scanner:
         stop_deadline: float = STOP_DEADLINE_SECONDS,
         max_pause: float | None = None,
         details: Details | None = None,
+        hold: Hold | None = None,
     ) -> None:
         self._procfs = procfs
         self._details = details or Details()
-        self._imager = Imager(procfs, pid, stop_deadline=stop_deadline, max_pause=max_pause)
+        self._imager = Imager(procfs, pid, stop_deadline=stop_deadline, max_pause=max_pause, hold=hold)
         self._agent = find_agent(procfs, pid, self._imager.vmas)
         self.trace: AllocationTrace | None = None
         """Who allocated what the last look calls lost, where leakline's agent recorded it."""

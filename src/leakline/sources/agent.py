@@ -60,10 +60,15 @@ class _State(ctypes.Structure):
         ("n_own", ctypes.c_uint64),
         ("shadow_enabled", ctypes.c_uint64),
         ("why_off", ctypes.c_char * 128),
+        ("threads", ctypes.c_uint64),
+        ("forked", ctypes.c_uint64),
     )
 
 
 _SITE = struct.Struct("<IHHII")
+_REACHED_OUTERMOST = 1
+_MOST_SITE_FRAMES = 64
+_THREAD_WORDS, _MOST_THREADS = 8, 1024  # struct thread of native/agent/agent.h: allocations, misses, truncated come first
 
 
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +90,8 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """Rbx rbp r12 r13 r14 r15, then."""
     own: tuple[Range, ...]
     """Memory of the agent itself: it holds no pointers of the program's."""
+    forked: bool
+    """It is a copy of its parent, which has started no program of its own yet."""
     shadow_enabled: int
     """Bytes of the table of sites and sizes that can be written."""
 
@@ -96,6 +103,17 @@ class Recorded(msgspec.Struct, frozen=True):
     """As requested; None where that is not known."""
     stack: tuple[int, ...]
     """Return addresses, the allocator's caller first."""
+    cut: Literal["no call frame information", "too deep"] | None = None
+    """Why the stack ends before the program's outermost frame."""
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """What a process has allocated."""
+
+    allocations: int
+    memo_hits: int
+    memo_misses: int
+    truncated: int
 
 
 class Agent:
@@ -114,8 +132,10 @@ class Agent:
     def __init__(self, procfs: ProcFs, pid: int, address: int) -> None:
         self._procfs, self._pid = procfs, pid
         self._memory = RemoteMemory(procfs.root, pid)
-        self._address = address
+        self.address = address
+        """Of its struct agent_state."""
         self._stacks: dict[int, tuple[int, ...]] = {}
+        self._cut: dict[int, Literal["no call frame information", "too deep"]] = {}
         self.state()
 
     def state(self) -> AgentState:
@@ -132,11 +152,20 @@ class Agent:
             waiting_stack_pointer=raw.waiting_sp,
             waiting_registers=tuple(raw.waiting_registers),
             own=tuple((r.start, r.end) for r in raw.own[: min(raw.n_own, _MOST_RANGES)] if r.start < r.end),
+            forked=bool(raw.forked),
             shadow_enabled=raw.shadow_enabled,
         )
 
+    def counts(self) -> Counts:
+        """The sums over all threads, as they are now."""
+        raw = self._raw()
+        data = self._memory.read(raw.threads, _MOST_THREADS * _THREAD_WORDS * 8) if raw.threads else b""
+        words = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
+        allocations, misses, truncated = (sum(words[place::_THREAD_WORDS]) for place in range(3))
+        return Counts(allocations, max(allocations - misses, 0), misses, truncated)
+
     def _raw(self) -> _State:
-        data = self._memory.read(self._address, ctypes.sizeof(_State))
+        data = self._memory.read(self.address, ctypes.sizeof(_State))
         if len(data) < ctypes.sizeof(_State):
             raise ParseError("the agent's tables cannot be read", hint="Start the program with `leakline run` again.")
         raw = _State.from_buffer_copy(data)
@@ -158,7 +187,7 @@ class Agent:
             site, size = struct.unpack("<II", entry) if len(entry) == 8 else (0, 0)
             stack = self._stack(raw, site)
             if stack:
-                found[address] = Recorded(None if size == _UNKNOWN_SIZE else size, stack)
+                found[address] = Recorded(None if size == _UNKNOWN_SIZE else size, stack, self._cut.get(site))
         return found
 
     def records(self, runs: Sequence[Range]) -> SiteRecords:
@@ -187,11 +216,13 @@ class Agent:
             return ()
         if number not in self._stacks:
             data = self._memory.read(raw.sites + number * _SITE.size, _SITE.size)
-            first, count, *_ = _SITE.unpack(data) if len(data) == _SITE.size else (0, 0)
+            first, count, flags, *_ = _SITE.unpack(data) if len(data) == _SITE.size else (0, 0, _REACHED_OUTERMOST)
             frames = (
                 self._memory.read(raw.frames + 8 * first, 8 * min(count, _MOST_FRAMES)) if first + count <= raw.n_frames else b""
             )
             self._stacks[number] = struct.unpack(f"<{len(frames) // 8}Q", frames[: len(frames) // 8 * 8])
+            if not flags & _REACHED_OUTERMOST:
+                self._cut[number] = "too deep" if count >= _MOST_SITE_FRAMES else "no call frame information"
         return self._stacks[number]
 
 

@@ -49,6 +49,7 @@ def parse_status(data: bytes) -> ProcessStatus:
     return ProcessStatus(
         uid=integer(uid, "status"),
         tracer_pid=integer(tracer, "status"),
+        tgid=integer(fields[b"Tgid"], "status") if b"Tgid" in fields else None,
         threads=integer(fields[b"Threads"], "status") if b"Threads" in fields else None,
     )
 

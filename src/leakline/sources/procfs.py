@@ -146,6 +146,15 @@ class ProcFs:
             return int(self._read_system("sys/vm/max_map_count"))
         return None
 
+    def oom_kills(self) -> int | None:
+        """How many processes the kernel has killed for want of memory since it was booted (Linux 4.13)."""
+        with suppress(NotPossible, ValueError):
+            for line in self._read_system("vmstat").splitlines():
+                name, _, value = line.partition(b" ")
+                if name == b"oom_kill":
+                    return int(value)
+        return None
+
     def memory(self) -> SystemMemory:
         """/proc/meminfo."""
         return parse_meminfo(self._read_system("meminfo"))
