@@ -67,7 +67,8 @@ struct allocator {
 };
 extern struct allocator leakline_real; /* entry.c's assembly knows its layout */
 
-/* entry.c calls these: the first records if the memo knows the stack, and answers 0 otherwise; then the second one does it. */
+/* entry.c calls these one after the other, until one does not answer 0. */
+int leakline_record_plain(const uint64_t *sp);
 int leakline_record_known(void *block, size_t size, const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
 void leakline_record(void *block, size_t size, const struct registers *registers, const uint64_t *sp);
 
