@@ -336,25 +336,75 @@ def test_limits_of_memory(agent: Path, build: Build, what: str, status: int) -> 
     assert seen.states[0].phase == WAITING
 
 
-def test_too_little_address_space(agent: Path, build: Build) -> None:
-    seen = Seen()
+@pytest.mark.parametrize(("kilobytes", "has_records"), [(1000000, True), (200000, True), (30000, False)])
+def test_too_little_address_space(agent: Path, build: Build, kilobytes: int, has_records: bool) -> None:
+    """A table takes the place of the shadow; without room for that, the program runs as it is."""
+    seen = Seen(2 if has_records else 0)
     with Parent(agent, seen) as parent:
-        command = ["sh", "-c", 'ulimit -v 1000000; LD_PRELOAD="$AGENT" exec "$@"', "sh", build("agent_ends.c"), "exit"]
-        assert parent.run(*command, LD_PRELOAD="", AGENT=str(agent)).returncode == 3
-    assert seen.states[0].phase == OFF
-    assert "RLIMIT_AS" in seen.states[0].why_off
+        script = f'ulimit -v {kilobytes}; LD_PRELOAD="$AGENT" exec "$@"'
+        assert parent.run("sh", "-c", script, "sh", build("agent_ends.c"), "exit", LD_PRELOAD="", AGENT=str(agent)).returncode == 3
+    state = seen.states[0]
+    assert not state.other_allocator
+    if has_records:
+        assert (state.phase, state.shadow, seen.sizes) == (WAITING, 0, [55, 77])
+        assert seen.stacks[0][0] == "main"
+    else:
+        assert state.phase == OFF
+        assert "RLIMIT_AS" in state.why_off
+
+
+def test_table_of_live_blocks(agent: Path, build: Build) -> None:
+    """Many threads that allocate and free at once: what is left is what is live."""
+    live: list[int] = []
+
+    def look(process: Process) -> None:
+        assert process.state().allocations >= 16 * 20000
+        live.append(len(process.live()))
+
+    with Parent(agent, look) as parent:
+        script = 'ulimit -v 4000000; LD_PRELOAD="$AGENT" exec "$@"'
+        program = build("stacks.c", "-O1")
+        assert parent.run("sh", "-c", script, "sh", program, "at-once", "16", LD_PRELOAD="", AGENT=str(agent)).returncode == 0
+    assert live[0] < 200
+
+
+@pytest.mark.parametrize("library", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so.2.0"])
+def test_table_under_other_allocators(agent: Path, build: Build, library: str) -> None:
+    seen = Seen(15)
+    with Parent(agent, seen) as parent:
+        done = parent.run(build("allocates.c", "-O2"), LD_PRELOAD=f"{agent}:{library}")
+    assert (done.returncode, done.stderr) == (0, "")
+    state = seen.states[0]
+    assert (state.phase, state.shadow) == (WAITING, 0)
+    assert state.other_allocator
+    assert library.split(".")[0] in state.why_off
+    assert seen.sizes == list(ENTRIES.values())
+    assert all(stack[-1] == "_start" for stack in seen.stacks)
 
 
 def test_another_allocator(agent: Path, build: Build, tmp_path: Path) -> None:
-    """It serves the program as it would without us: nothing is recorded."""
+    """It serves the program as it would without us, and its own free gets what is its own."""
+    library = tmp_path / "libother.so"
+    source = str(TARGETS / "other_allocator.c")
+    subprocess.run(["gcc", "-O1", "-fno-builtin", "-shared", "-fPIC", source, "-o", str(library)], check=True)
+    seen = Seen(2)
+    with Parent(agent, seen) as parent:
+        done = parent.run(build("agent_ends.c"), "exit", LD_PRELOAD=f"{agent}:{library}")
+        assert done.returncode == 3
+    state = seen.states[0]
+    assert state.other_allocator
+    assert "libother" in state.why_off
+    assert seen.sizes == [55, 77]
+
+
+def test_an_allocator_in_front(agent: Path, build: Build, tmp_path: Path) -> None:
+    """The program never calls the agent's functions: nothing is recorded."""
     library = tmp_path / "libother.so"
     source = str(TARGETS / "other_allocator.c")
     subprocess.run(["gcc", "-O1", "-fno-builtin", "-shared", "-fPIC", source, "-o", str(library)], check=True)
     seen = Seen()
-    program = build("agent_ends.c")
     with Parent(agent, seen) as parent:
-        done = parent.run(program, "exit", LD_PRELOAD=f"{agent}:{library}")
-        assert done.returncode == 3
+        assert parent.run(build("agent_ends.c"), "exit", LD_PRELOAD=f"{library}:{agent}").returncode == 3
     assert seen.states[0].phase == OFF
     assert "libother" in seen.states[0].why_off
     assert seen.states[0].allocations == 0
