@@ -288,11 +288,22 @@ def test_ends(agent: Path, build: Build, what: str) -> None:
         assert seen.sizes == [55, 77]  # destructors have run
 
 
-def test_abort(agent: Path, build: Build) -> None:
+@pytest.mark.parametrize("what", ["abort", "assert", "double free", "raise", "killed by ABRT"])
+def test_abort(agent: Path, build: Build, what: str) -> None:
+    """Also by glibc itself, which does not call abort(3) by its name."""
+    seen = Seen(1)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("agent_ends.c"), what).returncode == -signal.SIGABRT
+    assert [state.exit_status for state in seen.states] == [-1]
+    assert seen.sizes == [55]
+
+
+def test_a_program_that_handles_aborts(agent: Path, build: Build) -> None:
     seen = Seen()
     with Parent(agent, seen) as parent:
-        assert parent.run(build("agent_ends.c"), "abort").returncode == -signal.SIGABRT
-    assert seen.states[0].exit_status == -1
+        done = parent.run(build("agent_ends.c"), "handles ABRT")
+    assert (done.returncode, done.stdout) == (17, "handled\n")
+    assert [state.exit_status for state in seen.states] == [17]
 
 
 @pytest.mark.parametrize(("what", "status", "exits"), [("fork", 9, 2), ("vfork", 10, 1), ("spawn", 3, 2), ("exec", 3, 1)])

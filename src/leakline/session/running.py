@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from leakline.analysis.diagnosis import find_lost
+from leakline.analysis.diagnosis import find_lost, find_outstanding
 from leakline.errors import LeaklineError, NotSupported, ParseError
 from leakline.formats.elf import Elf
 from leakline.model.finding import NotJudged, Report, Target
 from leakline.native.parts import AGENT, part_path
-from leakline.session.attributing import attribute
+from leakline.session.attributing import attribute, outstanding
 from leakline.session.imaging import Imager
 from leakline.session.launching import Outcome, start
 from leakline.session.reporting import build_report
@@ -194,6 +194,8 @@ class Run:
     def _check(self, member: _Member, agent: Agent, state: AgentState) -> Report:
         pid = member.pid
         began = time.monotonic_ns()
+        if state.other_allocator:
+            return self._outstanding(member, agent, state, began)
         image = _at_end(Imager(self._procfs, pid).take(leave_out=state.own), state)
         scan = search(image, resolver_for(self._procfs, pid, image.vmas), began, self._options.details)
         scan, trace = attribute(agent, scan, member.began_ns, began)
@@ -207,6 +209,22 @@ class Run:
                 f"{(time.monotonic_ns() - began) / 1e6:.0f} ms"
             )
         return build_report(self._procfs, member.target, [scan], find_lost([scan], trace, frames), began_ns=member.began_ns)
+
+    def _outstanding(self, member: _Member, agent: Agent, state: AgentState, began_ns: int) -> Report:
+        """Under an allocator of which only the calls are known: what was not freed, lost or not."""
+        trace = outstanding(agent, member.began_ns, began_ns)
+        placed, frames = with_stacks(self._procfs, member.pid, trace.allocations, self._say)
+        trace = msgspec.structs.replace(trace, allocations=placed)
+        why = f"{state.why_off}: what was not freed is known, but not which of it is lost"
+        report = build_report(
+            self._procfs,
+            member.target,
+            [],
+            find_outstanding(trace, [], frames),
+            began_ns=member.began_ns,
+            gaps=[NotJudged(name="the heap", bytes=None, share=None, why=why)],
+        )
+        return msgspec.structs.replace(report, bytes_are="requested")
 
     def _report(self, pid: int, name: str) -> Report:
         # With `exec` a child that only forked is no part of the run: it keeps silent at its end.
