@@ -46,6 +46,12 @@ int main(int count, char **arguments)
 		quick_exit(7);
 	if (is(what, "abort"))
 		abort();
+	if (is(what, "dump")) {
+		for (int i = 0; i < 100000; i++)
+			memset(malloc(100), 1, 100);
+		signal(SIGABRT, SIG_DFL);
+		raise(SIGABRT);
+	}
 	if (is(what, "assert"))
 		assert(!"what holds");
 	if (is(what, "double free"))
