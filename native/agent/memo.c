@@ -22,6 +22,11 @@ static inline struct hint *hint_of(uint64_t ip)
 /* A hint may be of another stack: it is followed within the page of the stack pointer only, and any word will do for a key. */
 static inline uint64_t key_of(const uint64_t *sp)
 {
+	static const uint64_t factors[HINT_WORDS] = { /* odd, and of no pattern: the products are added, as they need not wait for each other */
+		0xc2b2ae3d27d4eb4f, 0x165667b19e3779f9, 0x85ebca77c2b2ae63, 0x27d4eb2f165667c5, 0xa0761d6478bd642f, 0xe7037ed1a0b428db,
+		0x8ebc6af09c88c6e3, 0x589965cc75374cc3, 0x1d8e4e27c47d124f, 0xeb44accab455d165, 0x9e3779b185ebca87, 0xd6e8feb86659fd93,
+		0x2545f4914f6cdd1d, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xff51afd7ed558ccd, 0xc4ceb9fe1a85ec53, 0x7fb5d329728ea185,
+	};
 	const struct hint *hint = hint_of(*sp);
 	uint64_t key = (*sp + module_generation) * 0x9e3779b97f4a7c15ull;
 	if (__builtin_expect(hint->tag != *sp, 1))
@@ -29,9 +34,10 @@ static inline uint64_t key_of(const uint64_t *sp)
 	uint32_t n = hint->n, page = ((uint64_t)sp & 4095) / 8;
 	for (uint32_t i = 0; i < n && i < HINT_WORDS; i++)
 		if (page + hint->offsets[i] < 512)
-			key = (key ^ sp[hint->offsets[i]]) * 0xc2b2ae3d27d4eb4full;
+			key += sp[hint->offsets[i]] * factors[i];
 	if (hint->by_depth)
-		key = (key ^ (uint64_t)sp) * 0x165667b19e3779f9ull;
+		key += (uint64_t)sp * 0xd6e8feb86659fd8dull;
+	key = (key ^ key >> 32) * 0x9fb21c651e98df25ull;
 	return (key ^ key >> 32) & ~IS_LONG;
 }
 
