@@ -59,6 +59,27 @@ def test_an_end_without_a_word_is_said(build: Build, leakline: Leakline, tmp_pat
     assert "signal" in report["not_judged"][0]["why"]
 
 
+@pytest.mark.parametrize("library", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so.2.0"])
+def test_other_allocators(build: Build, leakline: Leakline, tmp_path: Path, library: str) -> None:
+    """Only what was not freed is known; none of it is called lost."""
+    program = build("kinds.c", f"-l:{library}", "-Wl,--no-as-needed", f"-l:{library}")
+    report = report_of(leakline, tmp_path / "report.json", program)
+    found = [f for f in report["findings"] if (f["location"] or {}).get("function") == "lose_list"]
+    assert {f["kind"] for f in report["findings"]} == {"outstanding"}
+    assert (sum(f["blocks"] for f in found), sum(f["bytes"] for f in found)) == (60, 20 * 100 + 40 * 200)
+    assert report["summary"]["definite"] is None
+    assert report["bytes_are"] == "requested"
+    assert any(library.split(".")[0] in gap["why"] for gap in report["not_judged"])
+
+
+def test_little_address_space(build: Build, leakline: Leakline, tmp_path: Path) -> None:
+    """A table of blocks instead of the shadow: loss is proved all the same."""
+    path = tmp_path / "report.json"
+    report = report_of(leakline, path, "sh", "-c", 'ulimit -v 500000; exec "$@"', "sh", build("kinds.c"))
+    assert report["summary"]["definite"] == {"bytes": 20 * 100, "blocks": 20}
+    assert next(f for f in report["findings"] if f["kind"] == "definite")["location"]["function"] == "lose_list"
+
+
 def test_children_report_too(build: Build, leakline: Leakline, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     report = report_of(leakline, path, build("ends.c"), "fork", status=5)

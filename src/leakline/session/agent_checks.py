@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from leakline.analysis.diagnosis import find_lost, rank
+from leakline.analysis.diagnosis import find_lost, find_outstanding, rank
 from leakline.errors import LeaklineError, NotSupported
 from leakline.model.finding import AgentCost, NotJudged, Report, Target
-from leakline.session.attributing import attribute
+from leakline.session.attributing import attribute, outstanding
 from leakline.session.imaging import Imager
 from leakline.session.reporting import build_report
 from leakline.session.scanning import BETWEEN_SCANS_SECONDS, Scanner
@@ -82,7 +82,10 @@ def check_now(procfs: ProcFs, pid: int, details: Details, *, interruption: Inter
         NotPossible: it does not stop.
 
     """
-    require_agent(procfs, pid)
+    agent = require_agent(procfs, pid)
+    if agent.state().other_allocator:
+        began = time.monotonic_ns()
+        return _outstanding(procfs, describe(procfs, pid), agent, agent.state(), started_ns=began, began_ns=began, say=say)
     report = _look_twice(procfs, pid, details, interruption, say)
     children = []
     for child in _followed(procfs, pid):
@@ -105,7 +108,7 @@ def _followed(procfs: ProcFs, pid: int) -> list[int]:
     for child in sorted(family - {pid}):
         with suppress(LeaklineError):
             agent = find_agent(procfs, child, procfs.maps(child))
-            if agent is not None and agent.state().phase == "recording":
+            if agent is not None and agent.state().phase == "recording" and not agent.state().other_allocator:
                 found.append(child)
     return found
 
@@ -171,6 +174,9 @@ def check_at_end(
     """
     began = time.monotonic_ns()
     state = agent.state()
+    if state.other_allocator:
+        report = _outstanding(procfs, target, agent, state, started_ns=started_ns, began_ns=began, say=say)
+        return _with_cost(report, agent, procfs.smaps(target.pid), time.monotonic_ns() - began)
     image = _as_it_began_to_wait(Imager(procfs, target.pid, hold=hold).take(leave_out=state.own), state)
     report = _check(procfs, target, agent, image, details, ended_by=None, started_ns=started_ns, began_ns=began, say=say)
     return _with_cost(report, agent, procfs.smaps(target.pid), time.monotonic_ns() - began)
@@ -219,6 +225,19 @@ def _check(
     placed, frames = with_stacks(procfs, target.pid, trace.allocations, say)
     trace = msgspec.structs.replace(trace, allocations=placed)
     return build_report(procfs, target, [scan], find_lost([scan], trace, frames), began_ns=began_ns)
+
+
+def _outstanding(
+    procfs: ProcFs, target: Target, agent: Agent, state: AgentState, *, started_ns: int, began_ns: int, say: Say
+) -> Report:
+    """Under an allocator of which only the calls are known: what was not freed, lost or not."""
+    trace = outstanding(agent, started_ns, began_ns)
+    placed, frames = with_stacks(procfs, target.pid, trace.allocations, say)
+    trace = msgspec.structs.replace(trace, allocations=placed)
+    why = f"{state.why_off}: what was not freed is known, but not which of it is lost"
+    gaps = [NotJudged(name="the heap", bytes=None, share=None, why=why)]
+    report = build_report(procfs, target, [], find_outstanding(trace, [], frames), began_ns=began_ns, gaps=gaps)
+    return msgspec.structs.replace(report, bytes_are="requested")
 
 
 def without_check(target: Target, why: str, began_ns: int) -> Report:

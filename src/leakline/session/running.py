@@ -348,7 +348,8 @@ class Run:
             self._publish(self._report(None))
 
     def _look(self, member: _Member, *, is_last: bool) -> None:
-        if member.agent.state().phase != "recording":
+        state = member.agent.state()
+        if state.phase != "recording" or state.other_allocator:
             return
         if member.checks is None:
             member.checks = RepeatedCheck(self._procfs, member.target, self._options.details, self._hold(member.pid))

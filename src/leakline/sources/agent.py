@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Phase = Literal["starting", "recording", "waiting", "off"]
 _PHASES: tuple[Phase, ...] = ("starting", "recording", "waiting", "off")
-_MAGIC, _VERSION = 0x656E696C6B61656C, 1
+_MAGIC, _VERSION = 0x656E696C6B61656C, 2
 _MOST_RANGES = 32
 _UNKNOWN_SIZE = 0xFFFFFFFF
 _MOST_FRAMES = 1 << 12
@@ -62,6 +62,10 @@ class _State(ctypes.Structure):
         ("why_off", ctypes.c_char * 128),
         ("threads", ctypes.c_uint64),
         ("forked", ctypes.c_uint64),
+        ("table", ctypes.c_uint64),
+        ("first_slots", ctypes.c_uint64),
+        ("table_levels", ctypes.c_uint32),
+        ("other_allocator", ctypes.c_uint32),
     )
 
 
@@ -69,6 +73,9 @@ _SITE = struct.Struct("<IHHII")
 _REACHED_OUTERMOST = 1
 _MOST_SITE_FRAMES = 64
 _THREAD_WORDS, _MOST_THREADS = 8, 1024  # struct thread of native/agent/agent.h: allocations, misses, truncated come first
+_SLOT = struct.Struct("<QII")
+_MOST_LEVELS = 32
+_PIECE = 1 << 24
 
 
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +101,10 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """It is a copy of its parent, which has started no program of its own yet."""
     shadow_enabled: int
     """Bytes of the table of sites and sizes that can be written."""
+    keeps_table: bool
+    """It keeps the live blocks in a table, as there is no room for a shadow, or the allocator is not glibc's."""
+    other_allocator: bool
+    """The program's allocator is not glibc's: what is live is known, what is lost is not."""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -154,6 +165,8 @@ class Agent:
             own=tuple((r.start, r.end) for r in raw.own[: min(raw.n_own, _MOST_RANGES)] if r.start < r.end),
             forked=bool(raw.forked),
             shadow_enabled=raw.shadow_enabled,
+            keeps_table=bool(raw.table),
+            other_allocator=bool(raw.other_allocator),
         )
 
     def counts(self) -> Counts:
@@ -179,6 +192,9 @@ class Agent:
         """Who allocated the blocks at these addresses; those of which nothing is known are left out."""
         raw = self._raw()
         wanted = list(addresses)
+        if raw.table:
+            live = self._live(raw)
+            return {address: live[address] for address in wanted if address in live}
         if not raw.shadow:
             return {}
         entries = self._memory.gather([raw.shadow + (address >> 4) * 4 for address in wanted], 8)
@@ -210,6 +226,24 @@ class Agent:
         """The return addresses of sites, by their numbers; those that there are not are left out."""
         raw = self._raw()
         return {number: stack for number in numbers if (stack := self._stack(raw, number))}
+
+    def outstanding(self) -> dict[int, Recorded]:
+        """The blocks that are live, by address; none where the agent keeps no table of them."""
+        raw = self._raw()
+        return self._live(raw) if raw.table else {}
+
+    def _live(self, raw: _State) -> dict[int, Recorded]:
+        if raw.table_levels > _MOST_LEVELS:
+            raise ParseError("the agent's table of blocks is damaged", hint="Start the program with `leakline run` again.")
+        found = {}
+        end = raw.table + raw.first_slots * ((1 << raw.table_levels) - 1) * _SLOT.size
+        for start in range(raw.table, end, _PIECE):
+            data = self._memory.read(start, min(_PIECE, end - start))
+            for address, site, size in _SLOT.iter_unpack(data[: len(data) // _SLOT.size * _SLOT.size]):
+                stack = self._stack(raw, site) if address else ()
+                if stack:
+                    found[address] = Recorded(None if size == _UNKNOWN_SIZE else size, stack, self._cut.get(site))
+        return found
 
     def _stack(self, raw: _State, number: int) -> tuple[int, ...]:
         if not 0 < number < raw.n_sites:
