@@ -7,6 +7,7 @@ bottom stand the processes, and on each its kinds, which are not added up.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -20,7 +21,7 @@ _WIDTH, _MARGIN, _ROW = 1200, 16, 20
 _HEAD, _FOOT = 74, 14
 _LETTER = 6.75
 """The width of a letter of 11 pixels, in the widest of the fonts that may be there."""
-_NARROWEST = 0.4
+_NARROWEST, _NARROWEST_FRAMED = 0.4, 5.0
 _MOST_ROWS = 150
 _MOST_PLACES = 3
 _NOT_IN_XML = "[\ufffe\uffff]"
@@ -33,6 +34,9 @@ _KINDS: dict[FindingKind, tuple[str, str]] = {
     "outstanding": ("#aed3ee #bfdcf2 #9dcaea", "#27546f #224a62 #2c5e7c"),
     "reachable": ("#bfdcb8 #cce4c6 #b2d4aa", "#345c2c #2e5127 #3a6731"),
 }
+_RANKS: dict[str, int] = {kind: number for number, kind in enumerate(_KINDS)}
+_OF_KIND = "kind"
+"""In place of a module: no frame has this one, as theirs tell whether they are inlined."""
 
 
 @dataclass
@@ -81,17 +85,16 @@ def to_svg(reports: Sequence[Report]) -> str:
     return "".join([*parts, "</svg>\n"])
 
 
-def _tree(reports: Sequence[Report]) -> tuple[_Node, dict[FindingKind, tuple[int, int]]]:
+def _tree(reports: Sequence[Report]) -> tuple[_Node, dict[FindingKind, int]]:
     root = _Node("")
-    sums: dict[FindingKind, tuple[int, int]] = {}
+    sums: Counter[FindingKind] = Counter()
     for sample in samples(reports):
         if sample.bytes <= 0:
             continue
         finding = sample.finding
-        size, blocks = sums.get(sample.kind, (0, 0))
-        sums[sample.kind] = (size + sample.bytes, blocks + sample.blocks)
+        sums[sample.kind] += sample.bytes
         process = root.child(sample.process, "")
-        path = [root, process, process.child(sample.kind, "kind")]
+        path = [root, process, process.child(sample.kind, _OF_KIND)]
         answered = False
         for frame in reversed(finding.stack):
             path.append(path[-1].child(frame_name(frame), f"{frame.module} {frame.inlined}"))
@@ -107,8 +110,13 @@ def _tree(reports: Sequence[Report]) -> tuple[_Node, dict[FindingKind, tuple[int
     return root, sums
 
 
+def _order(item: tuple[tuple[str, str], _Node]) -> tuple[int, int, str]:
+    (name, module), node = item
+    return (_RANKS[name] if module == _OF_KIND else 0, -node.bytes, name)
+
+
 def _layout(root: _Node) -> Iterator[_Box]:
-    """Places the nodes, the widest first; those that would be too narrow to see stay part of what they stand on."""
+    """Places the nodes: kinds by how bad they are, else the widest first; what is too narrow to see is left to what it stands on."""
     scale = (_WIDTH - 2 * _MARGIN) / max(root.bytes, 1)
     waiting: list[tuple[_Node, float, int, FindingKind | None, int]] = [(root, _MARGIN, -1, None, 0)]
     while waiting:
@@ -117,9 +125,9 @@ def _layout(root: _Node) -> Iterator[_Box]:
             yield _Box(node, x, node.bytes * scale, row, kind, total)
         if row + 1 >= _MOST_ROWS:
             continue
-        for (name, module), child in sorted(node.children.items(), key=lambda item: (-item[1].bytes, item[0])):
+        for (name, module), child in sorted(node.children.items(), key=_order):
             if child.bytes * scale >= _NARROWEST:
-                below = next((known for known in _KINDS if module == "kind" and known == name), kind)
+                below = next((known for known in _KINDS if module == _OF_KIND and known == name), kind)
                 waiting.append((child, x, row + 1, below, child.bytes if row == 0 else total))
             x += child.bytes * scale
 
@@ -140,16 +148,18 @@ def _style() -> str:
     )
 
 
-def _legend(sums: dict[FindingKind, tuple[int, int]]) -> Iterator[str]:
+def _legend(sums: dict[FindingKind, int]) -> Iterator[str]:
+    if not sums:
+        return
+    text = "width: bytes, with what hangs on the blocks; a frame stands on its caller; framed: the place to look at"
+    yield f'<text class="faint" x="{_WIDTH - _MARGIN}" y="28" text-anchor="end">{text}</text>'
     x = float(_MARGIN)
-    for kind, (size, blocks) in sums.items():
-        text = f"{kind} {amount(size)}" + (f" in {counted(blocks, 'block')}" if blocks else "")
-        yield f'<rect class="{kind}0" x="{x:.1f}" y="42" width="12" height="12" rx="2"/>'
-        yield f'<text class="ink" x="{x + 18:.1f}" y="52">{_text(text)}</text>'
-        x += 18 + _LETTER * len(text) + 24
-    if sums:
-        text = "width: bytes, with what hangs on the blocks; a frame stands on its caller; framed: the place to look at"
-        yield f'<text class="faint" x="{_WIDTH - _MARGIN}" y="52" text-anchor="end">{text}</text>'
+    for kind in _KINDS:
+        if kind in sums:
+            text = f"{kind} {amount(sums[kind])}"
+            yield f'<rect class="{kind}0" x="{x:.1f}" y="42" width="12" height="12" rx="2"/>'
+            yield f'<text class="ink" x="{x + 18:.1f}" y="52">{_text(text)}</text>'
+            x += 18 + _LETTER * len(text) + 20
 
 
 def _box(box: _Box, height: int) -> str:
@@ -157,9 +167,10 @@ def _box(box: _Box, height: int) -> str:
     y = height - _FOOT - _ROW * (box.row + 1)
     shade = sum(node.name.encode("utf-8", "replace")) % 3
     look = f"{box.kind}{shade if box.row > 1 else 0}" if box.kind else "process"
-    if node.answers:
+    framed = node.answers and box.width >= _NARROWEST_FRAMED
+    if framed:
         look += " answer"
-    inset = 0.75 if node.answers else 0.0
+    inset = 0.75 if framed else 0.0
     width = max(box.width - 0.5 - 2 * inset, 0.1)
     place = f'x="{box.x + inset:.2f}" y="{y + inset:.2f}" width="{width:.2f}" height="{_ROW - 1 - 2 * inset:.2f}"'
     rectangle = f'<rect class="{look}" {place} rx="2"/>'
