@@ -116,7 +116,7 @@ def _order(item: tuple[tuple[str, str], _Node]) -> tuple[int, int, str]:
 
 
 def _layout(root: _Node) -> Iterator[_Box]:
-    """Places the nodes: kinds by how bad they are, else the widest first; what is too narrow to see is left to what it stands on."""
+    """Places the nodes: kinds by how bad they are, else the widest first. What is too narrow to see is left out."""
     scale = (_WIDTH - 2 * _MARGIN) / max(root.bytes, 1)
     waiting: list[tuple[_Node, float, int, FindingKind | None, int]] = [(root, _MARGIN, -1, None, 0)]
     while waiting:
