@@ -73,3 +73,15 @@ def test_the_readme_links_to_pages_that_exist() -> None:
     for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_engine_is_compared() -> None:
+    from leakline.cli.run import command
+
+    page = (DOCS / "engines.md").read_text()
+    (engine,) = [parameter for parameter in command.params if parameter.name == "engine"]
+    names = [*engine.type.choices, "scan", "trace"]  # type: ignore[attr-defined]
+    assert len(names) == 6
+    for name in names:
+        rows = [line for line in page.splitlines() if re.match(rf"\| `{name}", line)]
+        assert len(rows) >= 2, f"{name}: what it sees, and what it costs"
