@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -400,3 +401,14 @@ def test_the_command_line_says_what_cannot_be(leakline: Leakline) -> None:
     for command in ("run", "diagnose"):
         assert "needs --output FILE" in leakline(command, "--format", "sarif", "--", "/bin/true", status=2).err
         assert "goes with --findings-exit" in leakline(command, "--fail-on", "low", "--", "/bin/true", status=2).err
+
+
+def test_a_folder_that_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "findings.json"
+    path.write_bytes(made("json"))
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f"rmdir {gone}; exec {sys.executable} -m leakline report {path} -o {tmp_path}/x.sarif"
+    subprocess.run(["sh", "-c", script], cwd=gone, check=True, stderr=subprocess.DEVNULL)
+    places = [result["locations"] for result in json.loads((tmp_path / "x.sarif").read_text())["runs"][0]["results"]]
+    assert places[0][0]["physicalLocation"]["artifactLocation"]["uri"] == "src/my%20project/a%20b.c"

@@ -304,7 +304,7 @@ class Output:
 
     def _encoded(self, reports: Sequence[Report]) -> bytes:
         if self.form != "text":
-            return encode(self.form, reports, Path.cwd(), __version__)
+            return encode(self.form, reports, _working_folder(), __version__)
         from io import StringIO
 
         from leakline.present.findings import describe_reports
@@ -313,6 +313,13 @@ class Output:
         file = StringIO()
         write_lines(describe_reports(reports, self._limit), file, "never")
         return file.getvalue().encode()
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # somebody has removed it
+        return Path("/")
 
 
 def families(reports: Iterable[Report]) -> Iterator[Report]:
