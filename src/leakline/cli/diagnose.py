@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakline.cli.options import Duration, Output, WithCommand, fail_on_option, fails, output_options, speaker, target_options
+from leakline.cli.options import (
+    Duration,
+    Output,
+    WithCommand,
+    check_exit_options,
+    fail_on_option,
+    fails,
+    launched_status,
+    output_options,
+    speaker,
+    target_options,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,15 +71,18 @@ def command(
     from leakline.sources.procfs import ProcFs
 
     launched: list[str] | None = ctx.meta.get("leakline.command")
-    options: dict[str, Any] = {"as_json": as_json, "force": force, "limit": limit, "color": color}
+    options: dict[str, Any] = {"as_json": as_json, "force": force, "limit": limit, "color": color, "quiet": quiet}
     say = speaker(quiet=quiet)
     interruption = Interruption()
     if launched is not None:
-        _check_launch(pids, more_pids, name, launched, fail_on, as_json=as_json, to_file=output is not None)
+        _check_launch(pids, more_pids, name, launched)
+        check_exit_options(findings_exit, fail_on)
+        writer = Output(output, **options)
+        writer.require_file()
         from leakline.session.launching import diagnose_command
 
-        result = diagnose_command(ProcFs(), launched, interruption, say, budget, Output(output, **options).write)
-        return findings_exit if findings_exit is not None and fails(result.reports, "low") else result.status
+        result = diagnose_command(ProcFs(), launched, interruption, say, budget, writer.write)
+        return launched_status(result.reports, result.status, findings_exit, fail_on)
     if findings_exit is not None:
         raise click.UsageError("--findings-exit goes with -- COMMAND; for a running process there is --fail-on")
     writer = Output(output, **options)
@@ -79,21 +93,8 @@ def command(
     return int(fails(reports, fail_on))
 
 
-def _check_launch(
-    pids: tuple[int, ...],
-    more_pids: tuple[int, ...],
-    name: str | None,
-    launched: list[str],
-    fail_on: str | None,
-    *,
-    as_json: bool,
-    to_file: bool,
-) -> None:
+def _check_launch(pids: tuple[int, ...], more_pids: tuple[int, ...], name: str | None, launched: list[str]) -> None:
     if not launched:
         raise click.UsageError("there is no command behind --")
     if pids or more_pids or name is not None:
         raise click.UsageError("either processes that run, or -- COMMAND")
-    if as_json and not to_file:
-        raise click.UsageError("--json with -- COMMAND needs --output FILE: stdout is the program's")
-    if fail_on is not None:
-        raise click.UsageError("with -- COMMAND the exit status is the program's; use --findings-exit N")

@@ -11,15 +11,19 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from leakline import __version__
 from leakline.errors import InvalidRequest
+from leakline.present.export.forms import BINARY, ENDINGS, FORMS, encode, form_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from leakline.model.finding import Report
+    from leakline.present.export.forms import Form
     from leakline.present.screen import Color
 
 F = TypeVar("F", bound="Callable[..., Any]")
+_FORMAT = "leakline.format"
 _LONGEST_SECONDS = 3653 * 86400.0
 _LARGEST = 1 << 60
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
@@ -119,15 +123,26 @@ def target_options(function: F) -> F:
     )(function)
 
 
+def _keep_format(ctx: click.Context, _param: click.Parameter, value: Form | None) -> None:
+    ctx.meta[_FORMAT] = value
+
+
 def output_options(function: F) -> F:
-    """--json, -o, -f, -n, --color, -q."""
+    """--json, --format, -o, -f, -n, --color, -q."""
     return _stack(
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object: schema leakline.findings/1."),
+        click.option(
+            "--format",
+            type=click.Choice(FORMS),
+            expose_value=False,
+            callback=_keep_format,
+            help="How to write the report, where the end of the file's name does not tell.",
+        ),
         click.option(
             "-o",
             "--output",
             type=click.Path(dir_okay=False, path_type=Path),
-            help="Write the report to a file; .json makes it JSON, anything else text.",
+            help=f"Write the report to a file; the end of its name is the format: {' '.join(ENDINGS)}; text without one.",
         ),
         click.option("-f", "--force", is_flag=True, help="Let --output replace a file."),
         click.option("-n", "--limit", type=click.IntRange(1), default=10, show_default=True, help="Findings in the text."),
@@ -149,6 +164,29 @@ def fail_on_option(function: F) -> F:
         type=click.Choice(["low", "medium", "high"]),
         help="Exit with 1 if there is a finding of this confidence or a higher one.",
     )(function)
+
+
+def findings_exit_options(function: F) -> F:
+    """--findings-exit, --fail-on: of commands that start a program."""
+    return _stack(
+        click.option("--findings-exit", type=click.IntRange(1, 255), help="Exit with this status if something was found."),
+        click.option(
+            "--fail-on",
+            type=click.Choice(["low", "medium", "high"]),
+            help="What --findings-exit counts: findings of this confidence or a higher one; else all.",
+        ),
+    )(function)
+
+
+def launched_status(reports: Iterable[Report], status: int, findings_exit: int | None, fail_on: str | None) -> int:
+    """The exit status of a command that has started a program: the program's own, unless --findings-exit asks for another."""
+    return findings_exit if findings_exit is not None and fails(reports, fail_on or "low") else status
+
+
+def check_exit_options(findings_exit: int | None, fail_on: str | None) -> None:
+    """Refuse --fail-on where the exit status is the program's."""
+    if fail_on is not None and findings_exit is None:
+        raise click.UsageError("with -- COMMAND the exit status is the program's; --fail-on goes with --findings-exit N there")
 
 
 class WithCommand(click.Command):
@@ -202,53 +240,103 @@ class Output:
     """Where a report goes, and as what.
 
     Raises:
-        InvalidRequest: the file exists, and --force was not given; or it cannot be written.
+        InvalidRequest: the file exists, and --force was not given; or it cannot be written; or its name ends in what no format has.
 
     """
 
-    def __init__(self, path: Path | None, *, as_json: bool, force: bool, limit: int, color: Color) -> None:
+    def __init__(self, path: Path | None, *, as_json: bool, force: bool, limit: int, color: Color, quiet: bool = True) -> None:
         self._path = path
-        self.as_json = as_json or (path is not None and path.suffix == ".json")
         self._limit = limit
+        self._say = speaker(quiet=quiet)
         self._color: Color = color
+        context = click.get_current_context(silent=True)
+        asked: Form | None = None if context is None else context.meta.get(_FORMAT)
+        if as_json and asked not in (None, "json"):
+            raise click.UsageError(f"either --json, or --format {asked}")
+        self.form: Form = asked or ("json" if as_json else "text" if path is None else form_of(path))
+        if path is None and self.form in BINARY and sys.stdout.isatty():
+            raise click.UsageError(f"{self.form} is nothing for a terminal: give --output FILE")
         if path is not None and path.exists() and not force:
             raise InvalidRequest(f"{path} exists", hint="Choose another file, or replace it with --force.")
         if path is not None and not path.parent.is_dir():
             raise InvalidRequest(f"{path.parent} is not a folder", hint="Make it first.")
+        if self.form == "png":
+            from leakline.present.png import require_png
+
+            require_png()
+
+    @property
+    def as_json(self) -> bool:
+        """Whether other programs get all there is."""
+        return self.form == "json"
+
+    def require_file(self) -> None:
+        """Refuse stdout for anything but text: it belongs to the program that is started."""
+        if self.form != "text" and self._path is None:
+            option = "--json" if self.as_json else f"--format {self.form}"
+            raise click.UsageError(f"{option} with -- COMMAND needs --output FILE: stdout is the program's")
 
     def write(self, reports: Sequence[Report], stream: IO[str] | None = None) -> None:
         """Write the reports: to the file, else to the stream (stdout)."""
         if self._path is None:
             with closed_pipe_allowed():
-                self._write(reports, stream or sys.stdout, self._color)
-                (stream or sys.stdout).flush()
+                self._print(reports, stream or sys.stdout)
             return
         try:
-            with self._path.open("w", encoding="utf-8") as file:
-                self._write(reports, file, "never")
+            self._path.write_bytes(self._encoded(reports))
         except OSError as error:
             raise InvalidRequest(f"cannot write {self._path}: {error.strerror}", hint="Choose another file.") from error
+        from leakline.present.findings import in_one_line
 
-    def _write(self, reports: Sequence[Report], stream: IO[str], color: Color) -> None:
-        from leakline.model.finding import Reports
+        self._say(f"{in_one_line(reports)}; the report is in {self._path}")
+
+    def _print(self, reports: Sequence[Report], stream: IO[str]) -> None:
+        if self.form == "text":
+            from leakline.present.findings import describe_reports
+            from leakline.present.screen import write_lines
+
+            write_lines(describe_reports(reports, self._limit), stream, self._color)
+        elif self.form in BINARY:
+            stream.buffer.write(self._encoded(reports))  # type: ignore[attr-defined]
+        else:
+            stream.write(self._encoded(reports).decode())
+        stream.flush()
+
+    def _encoded(self, reports: Sequence[Report]) -> bytes:
+        if self.form != "text":
+            return encode(self.form, reports, _working_folder(), __version__)
+        from io import StringIO
+
         from leakline.present.findings import describe_reports
-        from leakline.present.json import to_json
         from leakline.present.screen import write_lines
 
-        if self.as_json:
-            stream.write(to_json(reports[0] if len(reports) == 1 else Reports(targets=tuple(reports))))
-        else:
-            write_lines(describe_reports(reports, self._limit), stream, color)
+        file = StringIO()
+        write_lines(describe_reports(reports, self._limit), file, "never")
+        return file.getvalue().encode()
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # somebody has removed it
+        return Path("/")
+
+
+def families(reports: Iterable[Report]) -> Iterator[Report]:
+    """Reports, and those of the processes that theirs have started."""
+    from leakline.present.export.samples import all_reports
+
+    return all_reports(list(reports))
 
 
 _ACCUSING = ("definite", "possible", "growing", "outstanding")
 
 
 def fails(reports: Iterable[Report], level: str | None) -> bool:
-    """Whether a finding is as sure as --fail-on asks. What is still reachable is no accusation."""
+    """Whether a finding is as sure as --fail-on asks, of children too. What is still reachable is no accusation."""
     from leakline.model.finding import CONFIDENCES
 
     if level is None:
         return False
     sure_enough = CONFIDENCES[CONFIDENCES.index(level) :]
-    return any(f.confidence in sure_enough and f.kind in _ACCUSING for report in reports for f in report.findings)
+    return any(f.confidence in sure_enough and f.kind in _ACCUSING for report in families(reports) for f in report.findings)

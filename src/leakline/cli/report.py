@@ -27,7 +27,12 @@ _MOST_PANELS = 4
 @click.option("--limit-bytes", type=Size(), metavar="SIZE", help="What each process may reach; else what memory had left.")
 @click.option("--warm-up", type=Duration(), default="1h", show_default=True, help="No LEAK is called in this time after the start.")
 @click.option("--horizon", type=Duration(), default="1d", show_default=True, help="A limit that is reached within it is a risk.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A chart: FILE.svg, or FILE.png.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A chart: FILE.svg, or FILE.png; of findings, any of their formats.",
+)
 @click.option("-f", "--force", is_flag=True, help="Let --output replace a file.")
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colours.")
 def command(
@@ -41,7 +46,7 @@ def command(
     force: bool,
     color: Color,
 ) -> int:
-    """Show what a recording holds: in words, or as a chart with -o.
+    """Show what a recording, or a file of findings, holds: in words, or as a chart or another format with -o.
 
     The chart has a panel for each series, the worst first: samples, the floors that are judged, the likeliest shape through them,
     the rate with its interval, and the limit.
@@ -54,9 +59,8 @@ def command(
     from leakline.store.schema import is_recording
 
     if not is_recording(file):
-        raise ParseError(
-            f"{file} is no recording", hint="`leakline record -o FILE` writes one; `leakline trend` judges other files."
-        )
+        _convert(file, output, force=force, most=most, color=color)
+        return 0
     if output is not None and output.suffix not in (".svg", ".png"):
         raise InvalidRequest(f"{output} does not end in .svg or .png", hint="Leave -o out for text.")
     if output is not None and output.exists() and not force:
@@ -91,3 +95,21 @@ def command(
     if len(trends) > most:
         say_on_stderr(f"{most} of {len(trends)} series are drawn: -n and --series choose")
     return 0
+
+
+def _convert(file: Path, output: Path | None, *, force: bool, most: int, color: Color) -> None:
+    """Write findings, which `--json` has written, as another format."""
+    from leakline.cli.options import Output
+    from leakline.session.reporting import read_findings
+
+    writer = Output(output, as_json=False, force=force, limit=most, color=color, quiet=False)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"cannot read {file}: {error.strerror}", hint="Give another file.") from error
+    try:
+        reports = read_findings(data).targets
+    except ParseError as error:
+        hint = "`leakline record -o FILE` writes a recording, `--json` findings; `leakline trend` judges other files."
+        raise ParseError(f"{file} is no recording and holds no findings: {error.message}", hint=hint) from error
+    writer.write(reports)

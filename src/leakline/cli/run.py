@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from leakline.cli.options import Output, WithCommand, fails, output_options, speaker
+from leakline.cli.options import (
+    Output,
+    WithCommand,
+    check_exit_options,
+    findings_exit_options,
+    launched_status,
+    output_options,
+    speaker,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option("--valgrind-option", "arguments", multiple=True, metavar="OPTION", help="For valgrind; may be repeated.")
 @click.option("--show-content", is_flag=True, help="Characters that lost blocks hold; they may be secrets.")
-@click.option("--findings-exit", type=click.IntRange(1, 255), help="Exit with this status if something was found.")
+@findings_exit_options
 @output_options
 @click.pass_context
 def command(
@@ -43,6 +51,7 @@ def command(
     arguments: tuple[str, ...],
     show_content: bool,
     findings_exit: int | None,
+    fail_on: str | None,
     as_json: bool,
     output: Path | None,
     force: bool,
@@ -66,11 +75,11 @@ def command(
     launched: list[str] = ctx.meta.get("leakline.command") or []
     if not launched:
         raise click.UsageError("there is no command: leakline run -- COMMAND")
-    if as_json and output is None:
-        raise click.UsageError("--json needs --output FILE: stdout is the program's")
     if arguments and engine != "valgrind":
         raise click.UsageError("--valgrind-option goes with --engine valgrind")
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
+    check_exit_options(findings_exit, fail_on)
+    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
+    writer.require_file()
     options = RunOptions(follow=follow, details=Details(census=writer.as_json, content=show_content))
     say = speaker(quiet=quiet)
     with Interruption().listening():
@@ -82,4 +91,4 @@ def command(
             outcome = run_checker(engine, launched, follow=follow != "none", arguments=arguments, say=say)
     if outcome.reports:
         writer.write(outcome.reports, sys.stderr)
-    return findings_exit if findings_exit is not None and fails(outcome.reports, "low") else outcome.status
+    return launched_status(outcome.reports, outcome.status, findings_exit, fail_on)

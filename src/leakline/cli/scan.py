@@ -88,7 +88,7 @@ def command(
         raise click.BadParameter("at least 100ms", param_hint="--every")
     if save is not None and save.exists() and not force:
         raise click.UsageError(f"{save} exists: --force replaces it")
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
+    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
     say = speaker(quiet=quiet)
     census = writer.as_json or before is not None or every is not None
     options = ScanOptions(

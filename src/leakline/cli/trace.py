@@ -48,7 +48,7 @@ def command(
     from leakline.session.targets import select
     from leakline.sources.procfs import ProcFs
 
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
+    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
     procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet=quiet)
     with interruption.listening():
         chosen = select(procfs, [*pids, *more_pids], name)
