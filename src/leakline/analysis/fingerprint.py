@@ -1,4 +1,8 @@
-"""A name for a leak that stays the same from run to run: no addresses, no line numbers, no compiler's suffixes."""
+"""A name for a leak that stays the same from run to run, from build to build and from checker to checker.
+
+It is made of the functions between the one that asked for the memory and main: no addresses, lines, paths, modules or pids, no
+compiler's suffixes, no parameters and template arguments, which demanglers write in different ways.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,17 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+from leakline.analysis.function_names import plain_name, without_suffix
+from leakline.analysis.locating import answering_frame
 from leakline.model.stack import Frame
 
 _DEPTH = 8
-# gcc's and clang's names for parts and clones of a function.
-_SUFFIX = re.compile(r"(?:\.(?:part|cold|isra|constprop|lto_priv|llvm)(?:\.\d+)*)+$")
+# What lies outside main and a thread's function: each checker shows more or less of it.
+_OUTSIDE = re.compile(
+    r"(?:_start|\(below main\)|__libc_start_main(?:_impl)?|__libc_start_call_main|_?_?clone3?|start_thread|asan_thread_start|"
+    r"__lsan_thread_start_func|__asan::AsanThread::ThreadStart|_dl_start_user)"
+)
+_OUTSIDE_MODULE = re.compile(r"(?:libc|libpthread|libc-2|libpthread-2|ld-linux[a-z0-9-]*|libasan|liblsan)[-.\d]*\.so\b.*")
 
 
 def fingerprint(kind: str, stack: Sequence[Frame], size: int | None, content: str | None) -> str:
@@ -18,11 +28,29 @@ def fingerprint(kind: str, stack: Sequence[Frame], size: int | None, content: st
 
     Args:
         kind: what sort of finding.
-        stack: its frames; where there are none that are named, the blocks' form stands in.
+        stack: its frames, innermost first; where there are none, the blocks' form stands in.
         size: of a block, if all have the same.
         content: the symbol that the blocks begin with.
 
     """
-    named = [f"{f.module}!{_SUFFIX.sub('', f.function)}" if f.function else f"{f.module}+{f.address:#x}" for f in stack]
-    parts = [kind, *named[:_DEPTH]] if stack else [kind, str(size), content or ""]
+    parts = [kind, *_names(stack)] if stack else [kind, str(size), content or ""]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _names(stack: Sequence[Frame]) -> list[str]:
+    frames = list(stack[answering_frame(stack) or 0 :])
+    while len(frames) > 1 and _is_outside(frames[-1]):
+        frames.pop()
+    names = [
+        plain_name(frame.function) if frame.function else f"{frame.module}+{'' if frame.address is None else hex(frame.address)}"
+        for frame in frames
+    ]
+    if "main" in names:
+        del names[names.index("main") + 1 :]
+    return names[:_DEPTH]
+
+
+def _is_outside(frame: Frame) -> bool:
+    if frame.function is not None:
+        return _OUTSIDE.fullmatch(without_suffix(frame.function)) is not None
+    return frame.module is not None and _OUTSIDE_MODULE.fullmatch(frame.module) is not None

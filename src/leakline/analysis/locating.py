@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from leakline.analysis.function_names import plain_name
 from leakline.model.stack import Frame
 
 _SYSTEM_MODULES = re.compile(
     r"(?:libc|libstdc\+\+|libgcc_s|libm|libdl|libpthread|librt|libc\+\+|libc\+\+abi|libjemalloc|libtcmalloc[a-z_]*|"
     r"libmimalloc|libasan|liblsan|libleakline-[a-z]+|vgpreload_[a-z0-9_-]+|ld-linux[a-z0-9-]*|ld|libc-2)[-.\d]*\.so\b.*"
 )
+_SYSTEM_NAMESPACES = ("std::", "__gnu_cxx::", "__gnu_debug::")
 _SYSTEM_FOLDERS = ("/usr/include/", "/usr/lib/gcc/", "/usr/lib/llvm", "/usr/local/include/c++/")
 
 
@@ -18,7 +20,11 @@ def is_system_frame(frame: Frame) -> bool:
     """Whether the frame lies in an allocator, libc, libstdc++, or a file under the compiler's or the system's include folders."""
     if frame.module is not None and _SYSTEM_MODULES.fullmatch(frame.module):
         return True
-    return frame.file is not None and frame.file.startswith(_SYSTEM_FOLDERS)
+    if frame.file is None:
+        return False
+    # valgrind's text has files without their folders: `vector.tcc`.
+    bare = "/" not in frame.file and frame.function is not None and plain_name(frame.function).startswith(_SYSTEM_NAMESPACES)
+    return bare or frame.file.startswith(_SYSTEM_FOLDERS)
 
 
 def answering_frame(stack: Sequence[Frame]) -> int | None:
