@@ -23,7 +23,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """File name of the executable or library."""
     address: int | None
     """In the module's own terms (its ELF virtual address), so that the same place has the same number in every process; None where
-    it is not known, as of kernel functions."""
+    only a name is known, as the kernel prints its stacks."""
     inlined: bool = False
     offset: int | None = None
     """Bytes from the function's start, where the line is unknown."""

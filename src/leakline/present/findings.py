@@ -77,6 +77,8 @@ def in_one_line(reports: Sequence[Report]) -> str:
 def _describe(report: Report, most: int) -> Iterator[Line]:
     target = report.target
     who = "this machine" if target is None else f"{printable(target.command)} (pid {target.pid})"
+    if target is not None and target.command == "?":
+        who = f"process {target.pid}"
     yield f"{who}: {_headline(report)}", "headline"
     for finding in report.findings[:most]:
         yield "", ""
@@ -167,6 +169,21 @@ def _kind(total: KindTotal | None, name: str) -> str:
     return f"{name} -" if total is None else f"{name} {amount(total.bytes)} in {counted(total.blocks, 'block')}"
 
 
+def _left_out(report: Report) -> Iterator[Line]:
+    for rule in report.suppressed:
+        size = f"{exact_bytes(rule.bytes)} in {counted(rule.blocks, 'block')}"
+        yield f"  suppressed: {size} by {printable(rule.rule)} ({printable(rule.source)})", "dim"
+    known = report.known
+    if known is None:
+        return
+    size = f"{exact_bytes(known.bytes)} in {counted(known.blocks, 'block')}"
+    yield f"  known: {counted(known.findings, 'finding')} of the baseline left out, {size}", "dim"
+    for grown in known.grown:
+        where = grown.fingerprint if grown.location is None else place(grown.location)
+        before, now = (f"{exact_bytes(of.bytes)} in {counted(of.blocks, 'block')}" for of in (grown.before, grown.now))
+        yield f"  grown since the baseline: {where}, from {before} to {now}", "warning"
+
+
 def _tail(report: Report) -> Iterator[Line]:
     s = report.summary
     if s.definite is not None:
@@ -176,13 +193,16 @@ def _tail(report: Report) -> Iterator[Line]:
             _kind(s.possible, "possible"),
             _kind(s.reachable, "reachable"),
         ]
-        yield f"  heap: {'; '.join(parts)}", ""
+        yield f"  {'kernel memory' if report.target is None else 'heap'}: {'; '.join(parts)}", ""
     if report.retained_free.bytes is not None:
         yield f"  free, but kept by the allocator: {amount(report.retained_free.bytes)}, which is no leak", ""
     for gap in report.not_judged:
         size = "" if gap.bytes is None else f", {amount(gap.bytes)}"
         share = "" if gap.share is None else f" ({percent(gap.share)} of the process)"
         yield f"  not judged: {printable(gap.name)}{size}{share}: {printable(gap.why)}", "warning"
+    yield from _left_out(report)
     cost = report.cost
+    if not cost.duration_ns:  # of a log that somebody else made
+        return
     stood = f"the target stood still for {duration(cost.target_stopped_ns)} in all; " if cost.target_stopped_ns else ""
     yield f"  cost: {stood}{duration(cost.duration_ns)} altogether", "dim"

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from leakline.analysis.checker_findings import checker_findings, checker_summary
+from leakline.analysis.checker_findings import checker_report
 from leakline.errors import NotPossible, NotSupported, ParseError
 from leakline.formats.memcheck import parse_memcheck
 from leakline.formats.sanitizer import parse_sanitizer
 from leakline.model.checker import CheckerLog
-from leakline.model.finding import Cost, NotJudged, Report, RetainedFree, Target
+from leakline.model.finding import NotJudged, Report, Target
 from leakline.model.names import readable
 from leakline.session.launching import Outcome, start
 
@@ -167,15 +167,4 @@ def _report(log: CheckerLog | None, target: Target, began_ns: int, problems: Seq
     if log is None:
         log = CheckerLog(checker="", pid=target.pid, command=None, records=(), other_errors=0, knows=())
         gaps = gaps or [NotJudged(name="the heap", bytes=None, share=None, why="the checker left no report")]
-    elif log.other_errors:
-        why = f"{log.checker} reports {log.other_errors} errors that are no leaks; run it by itself to read them"
-        gaps.append(NotJudged(name="other errors", bytes=None, share=None, why=why))
-    return Report(
-        target=target,
-        bytes_are="requested",
-        summary=checker_summary(log),
-        findings=tuple(checker_findings(log)),
-        retained_free=RetainedFree(bytes=None),
-        not_judged=tuple(gaps),
-        cost=Cost(target_stopped_ns=0, duration_ns=time.monotonic_ns() - began_ns),
-    )
+    return checker_report(log, target, time.monotonic_ns() - began_ns, gaps)
