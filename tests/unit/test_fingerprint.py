@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leakline.analysis.fingerprint import fingerprint
-from leakline.analysis.function_names import plain_name
+from leakline.model.function_names import plain_name
 from leakline.model.stack import Frame
 
 

@@ -10,8 +10,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from leakline.analysis.function_names import plain_name, without_suffix
 from leakline.analysis.locating import answering_frame
+from leakline.model.function_names import plain_name, without_suffix
 from leakline.model.stack import Frame
 
 _DEPTH = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from leakline.analysis.function_names import plain_name
+from leakline.model.function_names import plain_name
 from leakline.model.stack import Frame
 
 _SYSTEM_MODULES = re.compile(

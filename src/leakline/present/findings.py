@@ -57,10 +57,11 @@ def describe_reports(reports: Sequence[Report], most: int) -> Iterator[Line]:
 
 
 def in_one_line(reports: Sequence[Report]) -> str:
-    """`2 findings: definite 2,000 bytes in 20 blocks, possible 1,500 bytes in 5 blocks; first kinds.c:17`."""
+    """`2 findings: definite 2,000 bytes in 20 blocks, possible 1,500 bytes in 5 blocks; first kinds.c:17; 1 suppressed`."""
     found = samples(reports)
-    if not found:
-        return "no findings"
+    families = list(all_reports(reports))
+    since = ", new since the baseline" if found and any(report.known for report in families) else ""
+    line = f"{counted(len(found), 'finding') if found else 'no findings'}{since}"
     sums: dict[str, tuple[int, int]] = {}
     for sample in found:
         size, blocks = sums.get(sample.kind, (0, 0))
@@ -69,9 +70,25 @@ def in_one_line(reports: Sequence[Report]) -> str:
         f"{kind} {exact_bytes(size)}" + (f" in {counted(blocks, 'block')}" if blocks else "")
         for kind, (size, blocks) in sums.items()
     ]
+    if kinds:
+        line += f": {', '.join(kinds)}"
     first = next((sample.finding for sample in found if sample.finding.location is not None), None)
-    where = "" if first is None or first.location is None else f"; first {place(first.location, first.stack)}"
-    return f"{counted(len(found), 'finding')}: {', '.join(kinds)}{where}"
+    if first is not None and first.location is not None:
+        line += f"; first {place(first.location, first.stack)}"
+    return line + _known_in_one_line(families)
+
+
+def _known_in_one_line(reports: Sequence[Report]) -> str:
+    rules = [rule for report in reports for rule in report.suppressed]
+    line = ""
+    if rules:
+        size, blocks = sum(rule.bytes for rule in rules), sum(rule.blocks for rule in rules)
+        line = f"; suppressed {exact_bytes(size)} in {counted(blocks, 'block')}"
+    baselines = [report.known for report in reports if report.known is not None]
+    if baselines:
+        grown = sum(len(known.grown) for known in baselines)
+        line += f"; {sum(known.findings for known in baselines):,} known" + (f", {grown:,} of them grown" if grown else "")
+    return line
 
 
 def _describe(report: Report, most: int) -> Iterator[Line]:
@@ -100,6 +117,8 @@ def _headline(report: Report) -> str:
             return "the heap was not looked at"
         if report.findings:
             return "no proof of a leak"
+        if report.suppressed or (report.known is not None and report.known.findings):
+            return "nothing but what is known"
         return "no leak found" + (" in what could be judged" if report.not_judged else "")
     first = definite[0]
     where = "" if first.location is None else f" at {place(first.location, first.stack)}"
