@@ -9,7 +9,7 @@ import msgspec
 
 from leakline.analysis.merge import flattened, merged_finding
 from leakline.model.diff import ChangeKind, DiffReport, FindingChange
-from leakline.model.finding import Finding, GrownFinding, KindTotal, KnownFindings, Report
+from leakline.model.finding import Finding, FindingKind, GrownFinding, KindTotal, KnownFindings, Report
 
 _TOLERANCE = 10
 """Percent of the bytes before: a change that is not larger is none."""
@@ -29,7 +29,15 @@ def compare(before: Sequence[Report], after: Sequence[Report], names: tuple[str,
     """
     was, now = _by_key(before), _by_key(after)
     was, now = _matched(was, now)
-    changes = [_change(key, was.get(key), now.get(key)) for key in {**now, **was}]
+    unseen: dict[tuple[str, FindingKind], int] = defaultdict(int)
+    changes = []
+    for key in {**now, **was}:
+        one = _change(key, was.get(key), now.get(key))
+        other, name = (before, names[0]) if one.change == "new" else (after, names[1])
+        if one.change in ("new", "gone") and not _tells(other, one.kind):
+            unseen[name, one.kind] += 1
+        else:
+            changes.append(one)
     changes.sort(key=lambda change: (_ORDER[change.change], -abs(change.bytes), change.fingerprint))
     return DiffReport(
         before=names[0],
@@ -38,12 +46,25 @@ def compare(before: Sequence[Report], after: Sequence[Report], names: tuple[str,
         bytes=sum(change.bytes for change in changes),
         blocks=sum(change.blocks for change in changes),
         changes=tuple(changes),
-        not_judged=tuple(
-            f"{name}: {gap.name}: {gap.why}"
-            for name, reports in zip(names, (before, after), strict=True)
-            for report in flattened(reports)
-            for gap in report.not_judged
+        not_judged=(
+            *(
+                f"{name} does not tell {kind} blocks: {count:,} of the other's not compared"
+                for (name, kind), count in unseen.items()
+            ),
+            *(
+                f"{name}: {gap.name}: {gap.why}"
+                for name, reports in zip(names, (before, after), strict=True)
+                for report in flattened(reports)
+                for gap in report.not_judged
+            ),
         ),
+    )
+
+
+def _tells(reports: Sequence[Report], kind: FindingKind) -> bool:
+    """Whether such findings would be there if there were any: sanitizers do not tell possible ones."""
+    return kind not in ("definite", "possible") or any(
+        (report.summary.definite if kind == "definite" else report.summary.possible) is not None for report in flattened(reports)
     )
 
 

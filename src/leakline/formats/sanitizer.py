@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 _BEGIN = re.compile(r"==(\d+)==ERROR: LeakSanitizer: detected memory leaks")
 _LEAK = re.compile(r"(Direct|Indirect) leak of (\d+) byte\(s\) in (\d+) object\(s\) allocated from:")
-_ERROR = re.compile(r"==(\d+)==ERROR: (?:Address|Leak)Sanitizer: (?!detected memory leaks)")
+_ERROR = re.compile(r"==(\d+)==ERROR: (?:Address|Leak)Sanitizer:? (?!detected memory leaks)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SUPPRESSED = re.compile(r"^ +(\d{1,18}) +(\d{1,18}) (.+)$")
+_CHECKED = re.compile(r"==\d+==Processing thread \d+\.")
+_ABORTED = re.compile(r"==(\d+)==ABORTING")
 _FATAL = re.compile(r"LeakSanitizer has encountered a fatal error")
 _FRAME = re.compile(r"\s+#\d+ 0x([0-9a-f]{1,16})(?: in)? ?(.*)$")
 # What a frame's line ends in, the last first.
@@ -48,6 +50,10 @@ class SanitizerReport(msgspec.Struct, frozen=True, kw_only=True):
     """LeakSanitizer gave up, as under ptrace."""
     problems: tuple[str, ...] = ()
     """Reports that could not be read whole."""
+    checked: bool = False
+    """Leaks were looked for at least once, which log_threads=1 makes it say."""
+    aborted: tuple[int, ...] = ()
+    """Processes that an error which is no leak has ended."""
 
 
 class _Reading(msgspec.Struct):
@@ -117,10 +123,21 @@ def parse_sanitizer(data: bytes, name: str) -> SanitizerReport:
     if problems and not logs:
         raise ParseError(problems[0])
     if not logs:
-        logs = [_log(_Reading(pid=number), count, ()) for number, count in errors.items()]
+        # They tell nothing about leaks: the program may have been ended before these were looked for.
+        checker = "AddressSanitizer" if "AddressSanitizer" in text else "LeakSanitizer"
+        logs = [
+            msgspec.structs.replace(_log(_Reading(pid=number), count, ()), checker=checker, knows=())
+            for number, count in errors.items()
+        ]
     if suppressed and logs:  # with nothing left to report the suppressions come last, or alone
         logs[-1] = msgspec.structs.replace(logs[-1], suppressed=(*logs[-1].suppressed, *suppressed))
-    return SanitizerReport(logs=tuple(logs), failed=_FATAL.search(text) is not None, problems=tuple(problems))
+    return SanitizerReport(
+        logs=tuple(logs),
+        failed=_FATAL.search(text) is not None,
+        problems=tuple(problems),
+        checked=_CHECKED.search(text) is not None,
+        aborted=tuple(_number(match[1], name) for match in _ABORTED.finditer(text)),
+    )
 
 
 def _log(reading: _Reading, errors: int, suppressed: Sequence[SuppressedTotal]) -> CheckerLog:
@@ -153,13 +170,16 @@ def _record(head: tuple[str, int, int], frames: list[Frame]) -> LeakRecord:
 def _frame(match: re.Match[str], modules: dict[str, str]) -> Frame:
     rest: str = match[2]
     address = build_id = module = file = line = None
-    if (found := _BUILD_ID.match(rest)) is not None:
-        rest, build_id = found.groups()
-    while (found := (_PATH.match(rest) or _MODULE.match(rest))) is not None:
-        rest, path, address = found.groups()
-        module = readable(os.path.basename(path))
-        if path.startswith("/"):
-            modules.setdefault(module, path)
+    while True:
+        if (found := _BUILD_ID.match(rest)) is not None:
+            rest, build_id = found.groups()
+        elif (found := (_PATH.match(rest) or _MODULE.match(rest))) is not None:
+            rest, path, address = found.groups()
+            module = readable(os.path.basename(path))
+            if path.startswith("/"):
+                modules.setdefault(module, path)
+        else:
+            break
     if (found := _PLACE.match(rest)) is not None:
         rest, file, line = found.groups()
     return Frame(

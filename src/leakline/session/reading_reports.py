@@ -159,7 +159,7 @@ def _program(log: CheckerLog) -> str | None:
 
 
 def _gaps(log: CheckerLog) -> list[NotJudged]:
-    if log.checker != "LeakSanitizer" or log.records or not log.other_errors:
+    if log.knows or not log.other_errors:
         return []
     why = "the log tells of other errors alone: the program may have ended before leaks were looked for"
     return [NotJudged(name="the heap", bytes=None, share=None, why=why)]
