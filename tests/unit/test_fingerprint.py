@@ -40,6 +40,8 @@ def test_what_checkers_show_in_different_ways_does_not_matter() -> None:
     ]
     theirs = named("void std::vector<int>::grow<long>(int)", "make", "main", "(below main)", module=None)
     assert fingerprint("lost", ours, 1, None) == fingerprint("lost", theirs, 2, None)
+    lambdas = ("main::{lambda()#1}::operator()() const", "main::$_0::operator()() const", "operator()")
+    assert len({fingerprint("lost", named("work", name, "main"), 1, None) for name in lambdas}) == 1
     thread = fingerprint("lost", named("work", "start_thread", "clone"), 1, None)
     assert thread == fingerprint("lost", named("work", "asan_thread_start", module=None), 1, None)
     assert thread == fingerprint("lost", named("work"), 1, None)
@@ -50,6 +52,7 @@ def test_what_checkers_show_in_different_ways_does_not_matter() -> None:
     [
         ("lose", "lose"),
         ("lose(int).part.0", "lose"),
+        ("lose(int) [clone .constprop.0]", "lose"),
         ("(anonymous namespace)::lose(char const*)", "{anonymous}::lose"),
         ("void A<B<int> >::put<int>(int&&) const", "A::put"),
         ("A::operator()(int) const", "A::operator_call"),

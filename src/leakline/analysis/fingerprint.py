@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from leakline.analysis.locating import answering_frame
+from leakline.analysis.locating import is_system_frame
 from leakline.model.function_names import plain_name, without_suffix
 from leakline.model.stack import Frame
 
@@ -38,16 +38,28 @@ def fingerprint(kind: str, stack: Sequence[Frame], size: int | None, content: st
 
 
 def _names(stack: Sequence[Frame]) -> list[str]:
-    frames = list(stack[answering_frame(stack) or 0 :])
+    # Libraries' frames, between the program's own too, are told in many ways, and by no two checkers in the same.
+    frames = [frame for frame in stack if not is_system_frame(frame)] or list(stack)
     while len(frames) > 1 and _is_outside(frames[-1]):
         frames.pop()
-    names = [
-        plain_name(frame.function) if frame.function else f"{frame.module}+{'' if frame.address is None else hex(frame.address)}"
-        for frame in frames
-    ]
+    names = [_called(frame) for frame in frames]
+    # A lambda is `main::{lambda()#1}::operator()` here and `main::$_0::operator()` there, and gone where it is inlined.
+    names = [name for name in names if name and name.rpartition("::")[2] != "operator_call"] or list(map(_place, frames))
     if "main" in names:
         del names[names.index("main") + 1 :]
     return names[:_DEPTH]
+
+
+def _called(frame: Frame) -> str:
+    if frame.function:
+        return plain_name(frame.function)
+    if frame.file is not None:  # an inlined function whose name the debug information does not tell
+        return ""
+    return _place(frame)
+
+
+def _place(frame: Frame) -> str:
+    return f"{frame.module}+{'' if frame.address is None else hex(frame.address)}"
 
 
 def _is_outside(frame: Frame) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # gcc's and clang's names for parts and clones of a function, and a symbol's version.
-_SUFFIX = re.compile(r"(?:\.(?:part|cold|isra|constprop|lto_priv|llvm)(?:\.\d+)*)+$|@.*$")
+_SUFFIX = re.compile(r"(?:\.(?:part|cold|isra|constprop|lto_priv|llvm)(?:\.\d+)*)+$|@.*$| \[clone [^\]]*\]$")
 _ABI_TAG = re.compile(r"\[abi:[^\]]*\]")
 # Names in which brackets are no brackets.
 _OPERATOR = re.compile(r"\boperator ?(\(\)|<=>|<<=|>>=|->\*|<<|>>|<=|>=|->|<|>)")
