@@ -159,12 +159,20 @@ def _program(records: Sequence[LeakRecord]) -> str | None:
 
 
 def _record(head: tuple[str, int, int], frames: list[Frame]) -> LeakRecord:
-    while frames and frames[0].function is not None and _ALLOCATORS.match(frames[0].function):
-        frames = frames[1:]
     kind, size, blocks = head
     return LeakRecord(
-        kind="definite" if kind == "Direct" else "indirect", bytes=size, blocks=blocks, indirect_bytes=None, stack=tuple(frames)
+        kind="definite" if kind == "Direct" else "indirect",
+        bytes=size,
+        blocks=blocks,
+        indirect_bytes=None,
+        stack=without_allocator(frames),
     )
+
+
+def without_allocator(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """A stack from the allocator's caller on: clang links its interceptors into the program."""
+    first = next((at for at, frame in enumerate(frames) if not _ALLOCATORS.match(frame.function or "")), len(frames))
+    return tuple(frames[first:])
 
 
 def _frame(match: re.Match[str], modules: dict[str, str]) -> Frame:

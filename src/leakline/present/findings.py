@@ -44,7 +44,7 @@ def describe_reports(reports: Sequence[Report], most: int) -> Iterator[Line]:
             yield "", ""
         yield from _describe(report, most)
         below = list(all_reports(report.children))
-        accused = [child for child in below if child.findings]
+        accused = [child for child in below if child.findings or (child.known is not None and child.known.grown)]
         for child in accused:
             yield "", ""
             yield from _describe(child, most)

@@ -43,7 +43,9 @@ def _own(finding: Finding) -> str:
 
 
 def _valgrind(finding: Finding) -> str:
-    frames = [frame for frame in finding.stack if frame.function is not None or frame.module is not None]
+    # `...` stands for what lies before: allocators and libraries look different in every checker.
+    first = next((at for at, frame in enumerate(finding.stack) if frame.location == finding.location), 0)
+    frames = [frame for frame in finding.stack[first:] if frame.function is not None or frame.module is not None]
     if finding.kind not in ("definite", "possible", "reachable") or not frames:
         return f"# nothing for {_where(finding)}: without a stack only a fingerprint tells it: fingerprint:{finding.fingerprint}\n"
     lines = ["{", f"   {_where(finding)}", "   Memcheck:Leak", f"   match-leak-kinds: {finding.kind}", "   ..."]

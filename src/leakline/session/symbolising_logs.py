@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from leakline.errors import LeaklineError
+from leakline.formats.sanitizer import without_allocator
 from leakline.symbols.module_frames import module_frames
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _with_names(log: CheckerLog, known: dict[tuple[str, str | None, int], tuple[
     return msgspec.structs.replace(
         log,
         records=tuple(
-            msgspec.structs.replace(record, stack=tuple(one for frame in record.stack for one in named(frame)))
+            msgspec.structs.replace(record, stack=without_allocator([one for frame in record.stack for one in named(frame)]))
             for record in log.records
         ),
     )
