@@ -81,5 +81,5 @@ def test_the_command(leakline: Leakline, tmp_path: Path) -> None:
     assert "not a regular expression" in leakline("report", recording, "--series", "(", status=2).err
     assert "does not end in" in leakline("report", recording, "-o", tmp_path / "x.txt", status=2).err
     (tmp_path / "text").write_text("t,uss\n0,1\n")
-    assert "is no recording" in leakline("report", tmp_path / "text", status=6).err
+    assert "leakline trend" in leakline("report", tmp_path / "text", status=6).err
     assert leakline("report", tmp_path / "none", status=2).err

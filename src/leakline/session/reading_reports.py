@@ -35,7 +35,7 @@ _TIMESTAMPS = re.compile(rb"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z ", re.MUL
 _GAVE_UP = "LeakSanitizer gave up, as it does under a debugger"
 _HINT = (
     "It reads recordings, findings (--json of leakline), valgrind's text and XML, logs of AddressSanitizer and LeakSanitizer, and "
-    "/sys/kernel/debug/kmemleak."
+    "/sys/kernel/debug/kmemleak. `leakline trend` judges series of other tools."
 )
 
 
