@@ -87,7 +87,9 @@ def test_a_program_that_was_renamed_or_has_no_name() -> None:
 def test_only_what_is_new() -> None:
     child = report(findings=(LOST,), pid=9)
     ten = msgspec.structs.replace(OTHER, bytes=70, blocks=10)
-    (shown,) = only_new([report(findings=(LATER_LINE, ten, HELD), children=(child,))], [report(findings=(LOST, OTHER))], "base")
+    base = [report(findings=(LOST, OTHER))]
+    (shown,) = only_new([report(findings=(LATER_LINE, ten, HELD), children=(child,))], base, "base")
+    assert only_new([shown], base, "base") == [shown], "once is enough"
     assert shown.findings == (HELD,)
     known = shown.known
     assert known is not None

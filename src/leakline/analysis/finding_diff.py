@@ -156,20 +156,19 @@ def _only_new(report: Report, known: dict[str, KindTotal], source: str) -> Repor
         )
         for fingerprint, group in groups.items()
     ]
+    before = report.known  # it may have been through here, or through another baseline
+    grown = [one for one in grown if (one.now.bytes - one.before.bytes) * 100 > one.before.bytes * _TOLERANCE]
+    if before is not None:
+        grown += before.grown
     return msgspec.structs.replace(
         report,
         findings=tuple(finding for finding in report.findings if finding.fingerprint not in known),
         children=tuple(_only_new(child, known, source) for child in report.children),
         known=KnownFindings(
-            source=source,
-            findings=len(old),
-            bytes=sum(finding.bytes for finding in old),
-            blocks=sum(finding.blocks for finding in old),
-            grown=tuple(
-                sorted(
-                    (one for one in grown if (one.now.bytes - one.before.bytes) * 100 > one.before.bytes * _TOLERANCE),
-                    key=lambda one: one.before.bytes - one.now.bytes,
-                )
-            ),
+            source=before.source if before is not None and not old else source,
+            findings=len(old) + (before.findings if before else 0),
+            bytes=sum(finding.bytes for finding in old) + (before.bytes if before else 0),
+            blocks=sum(finding.blocks for finding in old) + (before.blocks if before else 0),
+            grown=tuple(sorted(grown, key=lambda one: one.before.bytes - one.now.bytes)),
         ),
     )

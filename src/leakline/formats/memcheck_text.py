@@ -41,6 +41,8 @@ _OTHER_ERRORS = re.compile(
 )
 # With -s; rules for other errors tell no bytes.
 _SUPPRESSED = re.compile(rf"^used_suppression: +\d{{1,12}} (.*?) suppressed: {_AMOUNT} bytes? in {_AMOUNT} blocks?$")
+_ALL: tuple[BlockKind, ...] = ("definite", "indirect", "possible", "reachable")
+_WITHOUT_SUMS: tuple[BlockKind, ...] = ("definite", "possible")  # with --quiet there are records alone
 _NO_LEAKS = "All heap blocks were freed -- no leaks are possible"
 _MOST = 1 << 62
 _LONGEST_LINE = 1 << 14
@@ -153,7 +155,7 @@ def _log(process: _Process, name: str) -> CheckerLog:
         command=process.command,
         records=tuple(records),
         other_errors=process.others,
-        knows=("definite", "indirect", "possible", "reachable") if process.checked else (),
+        knows=_ALL if process.checked else _WITHOUT_SUMS if records and not process.banner else (),
         totals=tuple(process.totals.values()),
         suppressed=tuple(process.suppressed),
         problems=tuple(problems),

@@ -32,13 +32,14 @@ _FRAME = re.compile(r"\s+#\d+ 0x([0-9a-f]{1,16})(?: in)? ?(.*)$")
 _BUILD_ID = re.compile(r"(.*?) ?\(BuildId: ([0-9a-f]+)\)$")
 _PATH = re.compile(r"(.*?) ?\((/(?:[^()]|\([^()]*\))+)\+0x([0-9a-f]{1,16})\)$")
 _MODULE = re.compile(r"(.*?) ?\(([^()]*)\+0x([0-9a-f]{1,16})\)$")
-_PLACE = re.compile(r"(.*?) ?([^ ]+?):(\d{1,9})(?::\d+)?$")
+_PLACE = re.compile(r"(.+?):(\d{1,9})(?::\d+)?$")
 _ALLOCATORS = re.compile(
     r"^(?:__interceptor_|___interceptor_)?(?:malloc|calloc|realloc|reallocarray|memalign|aligned_alloc|posix_memalign|valloc|pvalloc)$"
     r"|^operator new"
 )
 _LONGEST_NUMBER = 18
 _LONGEST_LINE = 1 << 14
+_MOST_TAILS = 8  # clang writes module and build-id twice, where a format asks for the module too
 
 
 class SanitizerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +75,7 @@ class _Reading(msgspec.Struct):
 
 def looks_like_sanitizer(data: bytes) -> bool:
     """Whether a log holds something that a sanitizer said."""
-    return re.search(rb"==\d+==(?:ERROR: |.*)(?:Leak|Address)Sanitizer|SUMMARY: LeakSanitizer: ", data) is not None
+    return re.search(rb"==\d{1,18}==[^\n]{0,200}(?:Leak|Address)Sanitizer|SUMMARY: LeakSanitizer: ", data) is not None
 
 
 def parse_sanitizer(data: bytes, name: str) -> SanitizerReport:
@@ -178,7 +179,7 @@ def without_allocator(frames: Sequence[Frame]) -> tuple[Frame, ...]:
 def _frame(match: re.Match[str], modules: dict[str, str]) -> Frame:
     rest: str = match[2]
     address = build_id = module = file = line = None
-    while True:
+    for _ in range(_MOST_TAILS):
         if (found := _BUILD_ID.match(rest)) is not None:
             rest, build_id = found.groups()
         elif (found := (_PATH.match(rest) or _MODULE.match(rest))) is not None:
@@ -188,8 +189,9 @@ def _frame(match: re.Match[str], modules: dict[str, str]) -> Frame:
                 modules.setdefault(module, path)
         else:
             break
-    if (found := _PLACE.match(rest)) is not None:
-        rest, file, line = found.groups()
+    before, _, last = rest.rpartition(" ")
+    if (found := _PLACE.match(last)) is not None:
+        rest, file, line = before, found[1], found[2]
     return Frame(
         function=readable(rest) if rest else None,
         file=None if file is None else readable(file),

@@ -61,7 +61,7 @@ class Filters:
         if self.rules:
             kept, used = suppress(kept, self.rules)
             self._unused -= used
-        if self._baseline is not None and not any(report.known for report in kept):
+        if self._baseline is not None:
             kept = only_new(kept, self._baseline, self._baseline_name or "")
         return kept
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from leakline.model.checker import CheckerLog
 
 _LARGEST = 512 << 20
-_XML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<valgrindoutput>", re.DOTALL)
+_HEAD = 1 << 14
 # What runners of CI jobs put before each line.
 _TIMESTAMPS = re.compile(rb"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z ", re.MULTILINE)
 _GAVE_UP = "LeakSanitizer gave up, as it does under a debugger"
@@ -40,7 +40,7 @@ _HINT = (
 
 
 def read_reports(paths: Sequence[Path], say: Callable[[str], None]) -> list[Report]:
-    """What the files hold, one report for each program. What cannot be read is said, and left out.
+    """What the files hold; of several files one report for each program. What cannot be read is said, and left out.
 
     Args:
         paths: the files; `-` is standard input.
@@ -63,7 +63,9 @@ def read_reports(paths: Sequence[Path], say: Callable[[str], None]) -> list[Repo
         if len(errors) == 1:
             raise errors[0]
         raise ParseError(f"none of the {len(errors)} files could be read", hint=_HINT)
-    merged = reports if len(paths) == 1 and len(reports) == 1 else merge_reports(reports)
+    merged = reports if len(paths) == 1 else merge_reports(reports)
+    if not merged:
+        return []
     unread = tuple(NotJudged(name="a file", bytes=None, share=None, why=error.message) for error in errors)
     return [*merged[:-1], msgspec.structs.replace(merged[-1], not_judged=(*merged[-1].not_judged, *unread))]
 
@@ -78,12 +80,11 @@ def read_file(path: Path, say: Callable[[str], None]) -> list[Report]:
     """
     name = "standard input" if str(path) == "-" else readable(str(path))
     data, written = _content(path, name)
-    if data[:1].isspace() or data[:1] in (b"{", b"<"):
-        stripped = data.lstrip()
-        if stripped.startswith(b"{"):
-            return _findings(stripped, name)
-        if _XML.match(data):
-            return _of_logs(_several_documents(data, name), say, written)
+    start = data[:_HEAD].lstrip()
+    if start.startswith(b"{") and b"leakline" in start:
+        return _findings(data, name)
+    if start.startswith(b"<") and b"<valgrindoutput>" in start:
+        return _of_logs(_several_documents(data, name), say, written)
     if not data.strip() and path.name == "kmemleak":
         return [kmemleak_report(parse_kmemleak(b"", name))]
     plain = _TIMESTAMPS.sub(b"", data)
