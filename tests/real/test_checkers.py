@@ -67,6 +67,10 @@ def test_what_cannot_be_checked(build: Build, leakline: Leakline) -> None:
     assert "-fsanitize=address" in done.err
     assert done.out == "", "it was not started"
     assert "cannot start" in leakline("run", "--engine", "lsan", "--", "/nonexistent", status=127).err
+    for engine in ("lsan", "valgrind"):
+        refused = leakline("run", "--engine", engine, "--", build("kinds.c", "-g", "-fsanitize=address"), status=5)
+        assert "--engine asan" in refused.err
+    assert "statically linked" in leakline("run", "--engine", "lsan", "--", build("kinds.c", "-static"), status=5).err
 
 
 def test_errors_that_are_no_leaks_are_counted(tmp_path: Path, leakline: Leakline) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ import msgspec
 
 from leakline.analysis.checker_findings import checker_report
 from leakline.errors import NotPossible, NotSupported, ParseError
+from leakline.formats.elf import Elf
 from leakline.formats.memcheck import parse_memcheck
 from leakline.formats.sanitizer import parse_sanitizer
 from leakline.model.checker import CheckerLog
@@ -78,10 +80,17 @@ def run_checker(checker: Checker, command: Sequence[str], options: CheckerOption
     preloaded = False
     with tempfile.TemporaryDirectory(prefix="leakline-") as name:
         folder = Path(name)
+        if checker != "asan" and _holds(command[0], b"__asan_init"):
+            raise NotSupported(
+                f"not supported: {command[0]} was built with AddressSanitizer, which suffers no other checker",
+                hint="Take --engine asan; or build it without -fsanitize=address.",
+            )
         if checker == "valgrind":
             line, environment = [*_valgrind(folder, options), *options.arguments, *command], dict(os.environ)
         else:
             preloaded = checker == "lsan" and not _holds(command[0], b"__lsan_init")
+            if preloaded:
+                _require_dynamic(command[0])
             line, environment = list(command), _sanitized(checker, command[0], folder, preload=preloaded)
         say(f"running under {_NAMES[checker]}")
         program = start(line, environment, name=command[0])
@@ -175,6 +184,15 @@ def _lsan_runtime() -> str:
         if os.path.isabs(path) and os.path.exists(path):
             return path
     raise NotPossible("gcc's LeakSanitizer is not installed", hint="sudo apt-get install gcc, which brings liblsan0.")
+
+
+def _require_dynamic(program: str) -> None:
+    with suppress(ParseError, OSError), Elf.open(shutil.which(program) or program, program) as elf:
+        if not elf.has_interpreter:
+            raise NotSupported(
+                f"not supported: {program} is statically linked, and so LeakSanitizer cannot be preloaded",
+                hint="Build it with `cc -g -fsanitize=leak`; or take --engine valgrind.",
+            )
 
 
 def _holds(program: str, word: bytes) -> bool:
