@@ -80,7 +80,8 @@ def test_logs_of_c(log: Log, leakline: Leakline, how: str) -> None:
     assert finding["fingerprint"] == "8f07977e9d3263c6", "with every checker, build and release"
 
 
-@pytest.mark.parametrize("where", ["main", pytest.param("thread", marks=SLOW), pytest.param("fork", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("where", ["main", "thread", "fork"])
 def test_the_same_leak_has_the_same_fingerprint_with_every_checker(
     log: Log, build: Build, leakline: Leakline, tmp_path: Path, where: str
 ) -> None:
@@ -239,6 +240,7 @@ def test_only_what_is_new_since_a_baseline(build: Build, leakline: Leakline, tmp
     assert "grown since the baseline: ends.c" in grown.err
 
 
+@SLOW
 def test_differences(log: Log, leakline: Leakline, tmp_path: Path) -> None:
     before, after = log("text", "ends.c"), log("gcc-leak", "ends.c", "fork")
     same = leakline("diff", before, before, "--exit-code", "--all")

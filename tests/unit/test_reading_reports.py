@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import leakline
 from leakline.errors import InvalidRequest, LeaklineError, ParseError
 from leakline.model.finding import Reports
 from leakline.session.filtering import Filters
@@ -74,6 +75,13 @@ def test_several_files(tmp_path: Path) -> None:
     app = next(one for one in reports if one.target is not None and one.target.command == "app")
     assert app.findings[0].blocks == 3 * 2 * 2, "three reports, each with a child"
     assert len(reports[-1].not_judged) >= 2
+
+
+def test_from_python(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(TEXT)
+    (one,) = leakline.read_reports(tmp_path / "log")
+    assert one.findings
+    assert [change.change for change in leakline.compare_reports([], [one]).changes] == ["new", "new"]
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

@@ -63,8 +63,13 @@ def compare(before: Sequence[Report], after: Sequence[Report], names: tuple[str,
 
 def _tells(reports: Sequence[Report], kind: FindingKind) -> bool:
     """Whether such findings would be there if there were any: sanitizers do not tell possible ones."""
-    return kind not in ("definite", "possible") or any(
-        (report.summary.definite if kind == "definite" else report.summary.possible) is not None for report in flattened(reports)
+    return (
+        not reports
+        or kind not in ("definite", "possible")
+        or any(
+            (report.summary.definite if kind == "definite" else report.summary.possible) is not None
+            for report in flattened(reports)
+        )
     )
 
 
