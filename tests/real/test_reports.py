@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Build, Leakline
+from tests.conftest import Build, Leakline, Start
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TARGETS = Path(__file__).parents[1] / "targets"
@@ -215,6 +215,13 @@ def test_rules_that_are_made_for_what_was_found(build: Build, leakline: Leakline
     assert done.returncode == 0, done.stderr
     assert "suppressed: 174 bytes in 6 blocks" in done.stderr
     assert "exists" in leakline("run", "--gen-suppressions", ours, "--", program, status=2).err
+
+
+def test_a_running_program(build: Build, leakline: Leakline, start: Start, tmp_path: Path) -> None:
+    pid, rules = start(build("kinds.c"), HOLD="1").pid, tmp_path / "rules"
+    leakline("scan", pid, "--gen-suppressions", rules, "--fail-on", "low", status=1)
+    done = leakline("scan", pid, "--suppressions", rules, "--fail-on", "low")
+    assert "suppressed 3,640 bytes in 25 blocks" in done.err
 
 
 @SLOW
