@@ -178,6 +178,7 @@ def test_what_is_no_report(leakline: Leakline, tmp_path: Path) -> None:
         assert "Traceback" not in done.err
     assert "none of the 2 files" in leakline("report", tmp_path / "empty", tmp_path / "text", status=6).err
     assert "cannot read" in leakline("report", tmp_path / "missing", status=2).err
+    assert "goes with a recording" in leakline("report", tmp_path / "text", "--series", "a", status=2).err
     (tmp_path / "kmemleak").touch()
     assert "no leak found" in leakline("report", tmp_path / "kmemleak").out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,13 +21,13 @@ MEMCHECK = """<?xml version="1.0"?>
 <pid>77</pid><ppid>1</ppid><tool>memcheck</tool><args><argv><exe>/opt/the server</exe></argv></args>
 <error><unique>0x0</unique><tid>1</tid><kind>InvalidRead</kind><what>Invalid read of size 4</what><stack></stack></error>
 <error><unique>0x1</unique><tid>1</tid><kind>Leak_DefinitelyLost</kind>
-<xwhat><text>10,000 (2,000 direct, 8,000 indirect) bytes in 20 blocks are definitely lost in loss record 5 of 5</text>
+<xwhat><text>10,000 (2,000 direct, 8,000 indirect) bytes in 20 blocks are definitely lost in loss record 4 of 5</text>
 <leakedbytes>10000</leakedbytes><leakedblocks>20</leakedblocks></xwhat>
 <stack><frame><ip>0x48417B4</ip><obj>/usr/libexec/valgrind/vgpreload_memcheck-amd64-linux.so</obj><fn>malloc</fn></frame>
 <frame><ip>0x1091ED</ip><obj>/opt/the server</obj><fn>lose(int)</fn><dir>/src</dir><file>a.c</file>
 <line>17</line></frame></stack></error>
 <error><unique>0x2</unique><tid>1</tid><kind>Leak_IndirectlyLost</kind>
-<xwhat><text>8,000 bytes in 40 blocks are indirectly lost in loss record 4 of 5</text>
+<xwhat><text>8,000 bytes in 40 blocks are indirectly lost in loss record 5 of 5</text>
 <leakedbytes>8000</leakedbytes><leakedblocks>40</leakedblocks></xwhat><stack></stack></error>
 </valgrindoutput>"""
 
@@ -150,6 +151,28 @@ def test_a_report_of_valgrind() -> None:
     (finding,) = checker_findings(log)
     assert finding.location is not None
     assert (finding.location.line, finding.confidence) == (17, "high")
+
+
+def test_the_last_of_several_checks_counts() -> None:
+    start, end = MEMCHECK.index("<error><unique>0x1"), MEMCHECK.index("</valgrindoutput>")
+    twice = parse_memcheck((MEMCHECK[:end] + MEMCHECK[start:end] + MEMCHECK[end:]).encode(), "log")
+    assert twice.records == parse_memcheck(MEMCHECK.encode(), "log").records
+
+
+def test_calls_on_one_line_are_one_finding() -> None:
+    (log,) = parse_sanitizer(
+        SANITIZER.replace("Indirect", "Direct").replace("kinds.c:42", "kinds.c:42 (kinds+0x9)").encode(), "log"
+    ).logs
+    again = msgspec.structs.replace(log, records=(*log.records, *log.records))
+    other = tuple(
+        msgspec.structs.replace(
+            record, stack=tuple(msgspec.structs.replace(frame, address=7) if frame.function else frame for frame in record.stack)
+        )
+        for record in log.records
+    )
+    assert (
+        len(checker_findings(msgspec.structs.replace(again, records=(*again.records, *other)))) == len(checker_findings(log)) == 2
+    )
 
 
 def test_a_report_of_leaksanitizer() -> None:

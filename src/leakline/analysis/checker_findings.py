@@ -73,11 +73,16 @@ def checker_report(log: CheckerLog, target: Target, duration_ns: int, gaps: Sequ
 
 def checker_findings(log: CheckerLog) -> list[Finding]:
     """One for each stack that lost blocks, definitely or possibly."""
-    groups: dict[tuple[BlockKind, tuple[Frame, ...]], list[LeakRecord]] = defaultdict(list)
+    groups: dict[tuple[BlockKind, tuple[object, ...]], list[LeakRecord]] = defaultdict(list)
     for record in log.records:
         if record.kind in ("definite", "possible"):
-            groups[record.kind, record.stack].append(record)
-    return rank([_finding(log, kind, stack, records) for (kind, stack), records in groups.items()])
+            groups[record.kind, tuple(map(_place, record.stack))].append(record)
+    return rank([_finding(log, kind, records[0].stack, records) for (kind, _), records in groups.items()])
+
+
+def _place(frame: Frame) -> object:
+    """What people tell calls apart by: on one line there may be several."""
+    return frame if frame.function is None or frame.line is None else (frame.function, frame.file, frame.line, frame.module)
 
 
 def _finding(log: CheckerLog, kind: BlockKind, stack: tuple[Frame, ...], records: Sequence[LeakRecord]) -> Finding:

@@ -62,7 +62,7 @@ def _finding(objects: Sequence[UnreferencedObject]) -> Finding:
     text = f"kmemleak found no pointer to {what}, which {who} allocated"
     return Finding(
         kind="definite",
-        subject=Subject(type="kernel counter", name="kernel memory"),
+        subject=Subject(type="kernel counter", name="kmemleak"),
         bytes=sum(one.size for one in objects),
         blocks=len(objects),
         indirect_bytes=0,
@@ -70,7 +70,7 @@ def _finding(objects: Sequence[UnreferencedObject]) -> Finding:
         rate_bytes_per_second=None,
         rate_interval=None,
         confidence="medium",
-        fingerprint=fingerprint("lost", stack[answer or 0 :], None if stack else objects[0].size, None),
+        fingerprint=fingerprint("kernel", stack[answer or 0 :], None if stack else objects[0].size, None),
         location=None if answer is None else stack[answer].location,
         location_is=None if answer is None else "recorded",
         stack=stack,
@@ -79,4 +79,6 @@ def _finding(objects: Sequence[UnreferencedObject]) -> Finding:
 
 
 def _frame(call: KernelCall) -> Frame:
-    return Frame(function=call.function, file=None, line=None, module=call.module or "vmlinux", address=None, offset=call.offset)
+    return Frame(
+        function=call.function, file=None, line=None, module=call.module or "vmlinux", address=call.address, offset=call.offset
+    )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 _KEY = "leakline.filters"
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_OPTIONS = ("suppressions", "gen_suppressions", "baseline", "verbose")
+FILTERS = ("suppressions", "gen_suppressions", "baseline", "verbose")
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:  # noqa: ANN401

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
+from leakline.cli.filters import FILTERS
 from leakline.cli.options import (
     Duration,
     Output,
@@ -23,6 +25,8 @@ from leakline.cli.options import (
 from leakline.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from leakline.present.screen import Color
 
 _MOST_PANELS = 4
@@ -65,16 +69,24 @@ def command(
     if not recordings:
         from leakline.session.reading_reports import read_reports
 
+        _refuse(ctx, ("pattern", "limit_bytes", "warm_up", "horizon"), "goes with a recording: these are findings")
         writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
         reports = read_reports(files, speaker(quiet=quiet))
         writer.write(reports)
         return int(fails(reports, fail_on))
     if len(files) > 1:
         raise InvalidRequest("a recording is shown alone", hint=f"leakline report {recordings[0]}")
-    if as_json or fail_on is not None:
-        raise InvalidRequest("--json and --fail-on are about findings", hint="`leakline trend FILE --json` judges a recording.")
-    panels = limit if ctx.get_parameter_source("limit") is not click.core.ParameterSource.DEFAULT else _MOST_PANELS
+    _refuse(
+        ctx, ("as_json", "format", "fail_on", *FILTERS), "is about findings: this is a recording, which `leakline trend` judges"
+    )
+    panels = limit if ctx.get_parameter_source("limit") is ParameterSource.COMMANDLINE else _MOST_PANELS
     return _show_recording(recordings[0], pattern, panels, limit_bytes, warm_up, horizon, output, force=force, color=color)
+
+
+def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
+    for parameter in ctx.command.params:
+        if parameter.name in names and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[-1]} {why}")
 
 
 def _show_recording(

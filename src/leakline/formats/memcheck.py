@@ -22,6 +22,7 @@ _KINDS: dict[str, BlockKind] = {
     "Leak_StillReachable": "reachable",
 }
 _DIRECT = re.compile(r"^[\d,]+ \(([\d,]+) direct, ([\d,]+) indirect\) bytes")
+_LOSS_RECORD = re.compile(r" in (?:new )?loss record ([\d,]+) of ([\d,]+)")
 _VERSION = re.compile(r"Using Valgrind-(\S+)")
 _ALLOCATOR = "/vgpreload_"
 _MOST = 1 << 62
@@ -46,12 +47,18 @@ def parse_memcheck(data: bytes, name: str) -> CheckerLog:
     version = _VERSION.search(preamble)
     program = root.findtext("args/argv/exe")
     command = None if program is None else readable(os.path.basename(program))
-    records, others = [], 0
+    records: list[LeakRecord] = []
+    others, last = 0, (0, 0)
     for entry in root.iterfind("error"):
         kind = _KINDS.get(entry.findtext("kind") or "")
         if kind is None:
             others += 1
         else:
+            number = _LOSS_RECORD.search(entry.findtext("xwhat/text") or "")
+            here = last if number is None else (_number(number[2], name), _number(number[1], name))
+            if here[0] != last[0] or here[1] <= last[1]:  # another check of the same process: what was lost before is in it too
+                records.clear()
+            last = here
             records.append(_record(entry, kind, name, command))
     return CheckerLog(
         checker=f"valgrind {readable(version[1])}" if version else "valgrind",

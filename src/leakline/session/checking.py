@@ -101,7 +101,7 @@ def run_checker(checker: Checker, command: Sequence[str], options: CheckerOption
     logs = symbolised(found.logs, say)
     own = next((log for log in reversed(logs) if log.pid == program.pid), None)
     if own is None and not found.problems and checker != "valgrind":
-        found.problems.append(_CRASHED if preloaded and status == -signal.SIGSEGV else _NO_CHECK)
+        found.problems.append(_CRASHED if preloaded and status in (-signal.SIGSEGV, 128 + signal.SIGSEGV) else _NO_CHECK)
     if own is not None and program.pid in found.aborted:
         found.problems.append("AddressSanitizer has ended the program before leaks were looked for")
         status = status or _status_of_errors()
