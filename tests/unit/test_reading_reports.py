@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -30,6 +31,10 @@ ALL = {
     "valgrind.log": TEXT.encode(),
     "asan.log": SANITIZER.encode(),
     "kernel.log": OLDER,
+    "ctest.log": "".join(
+        f"1: {one}\n12: {two}\n" for one, two in itertools.zip_longest(TEXT.splitlines(), SANITIZER.splitlines(), fillvalue="")
+    ).encode(),
+    "compose.log": "".join(f"app-1  | {line}\n" for line in SANITIZER.splitlines()).encode(),
     "ci.log": "".join(f"2026-11-25T22:01:44.1234567Z {line}\n" for line in (TEXT + SANITIZER).splitlines()).encode(),
 }
 
@@ -49,6 +54,8 @@ def said(_text: str) -> None:
         ("asan.log", [23161]),
         ("kernel.log", [None]),
         ("ci.log", [77, 23161]),
+        ("ctest.log", [77, 23161]),
+        ("compose.log", [23161]),
     ],
 )
 def test_each_sort_of_file(tmp_path: Path, name: str, processes: list[int | None]) -> None:

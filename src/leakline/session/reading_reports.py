@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _LARGEST = 512 << 20
 _HEAD = 1 << 14
-# What runners of CI jobs put before each line.
-_TIMESTAMPS = re.compile(rb"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z ", re.MULTILINE)
+# What runners put before each line: CI jobs the time, ctest -V the test's number, docker compose the service's name.
+_PREFIX = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z )?(\d{1,6}: |[\w.-]{1,64} +\| )?")
 _GAVE_UP = "LeakSanitizer gave up, as it does under a debugger"
 _HINT = (
     "It reads recordings, findings (--json of leakline), valgrind's text and XML, logs of AddressSanitizer and LeakSanitizer, and "
@@ -87,10 +87,10 @@ def read_file(path: Path, say: Callable[[str], None]) -> list[Report]:
         return _of_logs(_several_documents(data, name), say, written)
     if not data.strip() and path.name == "kmemleak":
         return [kmemleak_report(parse_kmemleak(b"", name))]
-    plain = _TIMESTAMPS.sub(b"", data)
+    plain = _without_prefixes(data)
     reports: list[Report] = []
-    if looks_like_kmemleak(plain):
-        reports.append(kmemleak_report(parse_kmemleak(plain, name)))
+    if looks_like_kmemleak(data):
+        reports.append(kmemleak_report(parse_kmemleak(data, name)))
     logs: list[CheckerLog] = []
     if looks_like_memcheck_text(plain):
         logs += parse_memcheck_text(plain, name)
@@ -106,6 +106,16 @@ def read_file(path: Path, say: Callable[[str], None]) -> list[Report]:
     if not reports:
         raise ParseError(f"{name} {'is empty' if not data else 'holds nothing that leakline reads'}", hint=_HINT)
     return reports
+
+
+def _without_prefixes(data: bytes) -> bytes:
+    """The lines as the programs wrote them; those of each test or service together, as they may run side by side."""
+    groups: dict[bytes, list[bytes]] = {}
+    for line in data.split(b"\n"):
+        prefix = _PREFIX.match(line)
+        key, end = (prefix[2] or b"", prefix.end()) if prefix is not None else (b"", 0)
+        groups.setdefault(key, []).append(line[end:])
+    return b"\n".join(line for group in groups.values() for line in group)
 
 
 def _content(path: Path, name: str) -> tuple[bytes, float | None]:
