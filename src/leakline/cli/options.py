@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import click
 
 from leakline import __version__
+from leakline.cli.filters import check_generated, filter_options, filtered, say_after
 from leakline.errors import InvalidRequest
 from leakline.present.export.forms import BINARY, ENDINGS, FORMS, encode, form_of
 
@@ -154,6 +155,7 @@ def output_options(function: F) -> F:
             help="Colours.",
         ),
         click.option("-q", "--quiet", is_flag=True, help="Do not say on stderr what is being done."),
+        filter_options,
     )(function)
 
 
@@ -264,6 +266,8 @@ class Output:
             from leakline.present.png import require_png
 
             require_png()
+        check_generated(force=force, stdout_is_taken=path is None and self.form != "text")
+        filtered(())  # a rule that makes no sense is told before the work, not after it
 
     @property
     def as_json(self) -> bool:
@@ -277,18 +281,23 @@ class Output:
             raise click.UsageError(f"{option} with -- COMMAND needs --output FILE: stdout is the program's")
 
     def write(self, reports: Sequence[Report], stream: IO[str] | None = None) -> None:
-        """Write the reports: to the file, else to the stream (stdout)."""
+        """Write the reports, without what is known: to the file, else to the stream (stdout). Then say in a line what they hold."""
+        reports = filtered(reports)
+        where = ""
         if self._path is None:
             with closed_pipe_allowed():
                 self._print(reports, stream or sys.stdout)
-            return
-        try:
-            self._path.write_bytes(self._encoded(reports))
-        except OSError as error:
-            raise InvalidRequest(f"cannot write {self._path}: {error.strerror}", hint="Choose another file.") from error
-        from leakline.present.findings import in_one_line
+        else:
+            try:
+                self._path.write_bytes(self._encoded(reports))
+            except OSError as error:
+                raise InvalidRequest(f"cannot write {self._path}: {error.strerror}", hint="Choose another file.") from error
+            where = f"; the report is in {self._path}"
+        say_after(reports, self._say)
+        if where or self.form != "text" or not (stream or sys.stdout).isatty():  # at a terminal the text itself is enough
+            from leakline.present.findings import in_one_line
 
-        self._say(f"{in_one_line(reports)}; the report is in {self._path}")
+            self._say(f"{in_one_line(reports)}{where}")
 
     def _print(self, reports: Sequence[Report], stream: IO[str]) -> None:
         if self.form == "text":
@@ -338,5 +347,6 @@ def fails(reports: Iterable[Report], level: str | None) -> bool:
 
     if level is None:
         return False
+    reports = filtered(list(reports))
     sure_enough = CONFIDENCES[CONFIDENCES.index(level) :]
     return any(f.confidence in sure_enough and f.kind in _ACCUSING for report in families(reports) for f in report.findings)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from leakline.cli.filters import active_filters
 from leakline.cli.options import (
     Output,
     WithCommand,
@@ -86,9 +87,13 @@ def command(
         if engine == "agent":
             outcome = Run(ProcFs(), options, say).run(launched)
         else:
-            from leakline.session.checking import run_checker
+            from leakline.session.checking import CheckerOptions, run_checker
 
-            outcome = run_checker(engine, launched, follow=follow != "none", arguments=arguments, say=say)
+            rules = active_filters()
+            checking = CheckerOptions(
+                follow=follow != "none", arguments=arguments, suppressions="" if rules is None else rules.for_valgrind
+            )
+            outcome = run_checker(engine, launched, checking, say)
     if outcome.reports:
         writer.write(outcome.reports, sys.stderr)
     return launched_status(outcome.reports, outcome.status, findings_exit, fail_on)

@@ -44,7 +44,7 @@ def describe_reports(reports: Sequence[Report], most: int) -> Iterator[Line]:
             yield "", ""
         yield from _describe(report, most)
         below = list(all_reports(report.children))
-        accused = [child for child in below if child.findings]
+        accused = [child for child in below if child.findings or (child.known is not None and child.known.grown)]
         for child in accused:
             yield "", ""
             yield from _describe(child, most)
@@ -57,10 +57,11 @@ def describe_reports(reports: Sequence[Report], most: int) -> Iterator[Line]:
 
 
 def in_one_line(reports: Sequence[Report]) -> str:
-    """`2 findings: definite 2,000 bytes in 20 blocks, possible 1,500 bytes in 5 blocks; first kinds.c:17`."""
+    """`2 findings: definite 2,000 bytes in 20 blocks, possible 1,500 bytes in 5 blocks; first kinds.c:17; 1 suppressed`."""
     found = samples(reports)
-    if not found:
-        return "no findings"
+    families = list(all_reports(reports))
+    since = ", new since the baseline" if found and any(report.known for report in families) else ""
+    line = f"{counted(len(found), 'finding') if found else 'no findings'}{since}"
     sums: dict[str, tuple[int, int]] = {}
     for sample in found:
         size, blocks = sums.get(sample.kind, (0, 0))
@@ -69,14 +70,32 @@ def in_one_line(reports: Sequence[Report]) -> str:
         f"{kind} {exact_bytes(size)}" + (f" in {counted(blocks, 'block')}" if blocks else "")
         for kind, (size, blocks) in sums.items()
     ]
+    if kinds:
+        line += f": {', '.join(kinds)}"
     first = next((sample.finding for sample in found if sample.finding.location is not None), None)
-    where = "" if first is None or first.location is None else f"; first {place(first.location, first.stack)}"
-    return f"{counted(len(found), 'finding')}: {', '.join(kinds)}{where}"
+    if first is not None and first.location is not None:
+        line += f"; first {place(first.location, first.stack)}"
+    return line + _known_in_one_line(families)
+
+
+def _known_in_one_line(reports: Sequence[Report]) -> str:
+    rules = [rule for report in reports for rule in report.suppressed]
+    line = ""
+    if rules:
+        size, blocks = sum(rule.bytes for rule in rules), sum(rule.blocks for rule in rules)
+        line = f"; suppressed {exact_bytes(size)} in {counted(blocks, 'block')}"
+    baselines = [report.known for report in reports if report.known is not None]
+    if baselines:
+        grown = sum(len(known.grown) for known in baselines)
+        line += f"; {sum(known.findings for known in baselines):,} known" + (f", {grown:,} of them grown" if grown else "")
+    return line
 
 
 def _describe(report: Report, most: int) -> Iterator[Line]:
     target = report.target
     who = "this machine" if target is None else f"{printable(target.command)} (pid {target.pid})"
+    if target is not None and target.command == "?":
+        who = f"process {target.pid}"
     yield f"{who}: {_headline(report)}", "headline"
     for finding in report.findings[:most]:
         yield "", ""
@@ -98,6 +117,8 @@ def _headline(report: Report) -> str:
             return "the heap was not looked at"
         if report.findings:
             return "no proof of a leak"
+        if report.suppressed or (report.known is not None and report.known.findings):
+            return "nothing but what is known"
         return "no leak found" + (" in what could be judged" if report.not_judged else "")
     first = definite[0]
     where = "" if first.location is None else f" at {place(first.location, first.stack)}"
@@ -167,6 +188,21 @@ def _kind(total: KindTotal | None, name: str) -> str:
     return f"{name} -" if total is None else f"{name} {amount(total.bytes)} in {counted(total.blocks, 'block')}"
 
 
+def _left_out(report: Report) -> Iterator[Line]:
+    for rule in report.suppressed:
+        size = f"{exact_bytes(rule.bytes)} in {counted(rule.blocks, 'block')}"
+        yield f"  suppressed: {size} by {printable(rule.rule)} ({printable(rule.source)})", "dim"
+    known = report.known
+    if known is None:
+        return
+    size = f"{exact_bytes(known.bytes)} in {counted(known.blocks, 'block')}"
+    yield f"  known: {counted(known.findings, 'finding')} of the baseline left out, {size}", "dim"
+    for grown in known.grown:
+        where = grown.fingerprint if grown.location is None else place(grown.location)
+        before, now = (f"{exact_bytes(of.bytes)} in {counted(of.blocks, 'block')}" for of in (grown.before, grown.now))
+        yield f"  grown since the baseline: {where}, from {before} to {now}", "warning"
+
+
 def _tail(report: Report) -> Iterator[Line]:
     s = report.summary
     if s.definite is not None:
@@ -176,13 +212,16 @@ def _tail(report: Report) -> Iterator[Line]:
             _kind(s.possible, "possible"),
             _kind(s.reachable, "reachable"),
         ]
-        yield f"  heap: {'; '.join(parts)}", ""
+        yield f"  {'kernel memory' if report.target is None else 'heap'}: {'; '.join(parts)}", ""
     if report.retained_free.bytes is not None:
         yield f"  free, but kept by the allocator: {amount(report.retained_free.bytes)}, which is no leak", ""
     for gap in report.not_judged:
         size = "" if gap.bytes is None else f", {amount(gap.bytes)}"
         share = "" if gap.share is None else f" ({percent(gap.share)} of the process)"
         yield f"  not judged: {printable(gap.name)}{size}{share}: {printable(gap.why)}", "warning"
+    yield from _left_out(report)
     cost = report.cost
+    if not cost.duration_ns:  # of a log that somebody else made
+        return
     stood = f"the target stood still for {duration(cost.target_stopped_ns)} in all; " if cost.target_stopped_ns else ""
     yield f"  cost: {stood}{duration(cost.duration_ns)} altogether", "dim"

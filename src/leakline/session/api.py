@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from leakline.analysis.finding_diff import compare
 from leakline.errors import TargetGone
+from leakline.session import reading_reports
 from leakline.session.diagnosing import Diagnosis
 from leakline.session.interruption import Interruption
 from leakline.session.looking import ScanOptions, look, look_into_file
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from leakline.model.accounting import ProcessMemory, ProcessTable
+    from leakline.model.diff import DiffReport
     from leakline.model.finding import Report
     from leakline.model.mappings import VmaMemory
     from leakline.model.system import SystemTable
@@ -69,6 +72,33 @@ def scan_file(path: str | os.PathLike[str]) -> Report:
 
     """
     return look_into_file(Path(path), ScanOptions(), say=_silent)
+
+
+def read_reports(*paths: str | os.PathLike[str]) -> list[Report]:
+    """Read what anybody's checker found: findings as JSON, valgrind's text and XML, sanitizers' logs, kmemleak's text.
+
+    Args:
+        paths: the files; of several, reports about the same program become one.
+
+    Raises:
+        LeaklineError: none of them could be read; the class says why, the hint what to do.
+
+    """
+    return reading_reports.read_reports([Path(path) for path in paths], _silent)
+
+
+def compare_reports(before: Sequence[Report], after: Sequence[Report]) -> DiffReport:
+    """Tell which findings are new, grown, smaller or gone, by their fingerprints.
+
+        >>> leakline.compare_reports([], []).differs
+        False
+
+    Args:
+        before: reports of any kind.
+        after: later ones.
+
+    """
+    return compare(before, after, ("before", "after"))
 
 
 def processes(columns: Collection[str] = ("started",)) -> ProcessTable:

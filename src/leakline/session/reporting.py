@@ -58,7 +58,9 @@ def read_findings(data: bytes) -> Reports:
 def _is_possible(finding: Finding) -> bool:
     amounts = (finding.bytes, finding.blocks, finding.indirect_bytes, finding.indirect_blocks)
     lines = [frame.line or 0 for frame in finding.stack]
-    return all(0 <= amount < _LARGEST for amount in (*amounts, *lines)) and all(0 <= f.address < 1 << 64 for f in finding.stack)
+    return all(0 <= amount < _LARGEST for amount in (*amounts, *lines)) and all(
+        0 <= (f.address or 0) < 1 << 64 for f in finding.stack
+    )
 
 
 def build_report(

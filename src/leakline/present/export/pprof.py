@@ -116,7 +116,7 @@ class _Profile:
             mapping = self._mappings.setdefault((frame.module, build_id), len(self._mappings) + 1)
             self._symbolised[mapping] = self._symbolised.get(mapping, True) and frame.function is not None
         called = [(self._called(line.function, line.file), line.line or 0) for line in lines if line.function is not None]
-        return self._place(mapping, frame.address, called)
+        return self._place(mapping, frame.address or 0, called)  # 0: unknown, as profile.proto has it
 
     def _place(self, mapping: int, address: int, lines: Sequence[tuple[int, int]]) -> int:
         return self._locations.setdefault((mapping, address, tuple(lines)), len(self._locations) + 1)

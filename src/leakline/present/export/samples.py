@@ -61,7 +61,8 @@ def process_name(report: Report) -> str:
 
 def frame_name(frame: Frame) -> str:
     """The function; where it is unknown, module and address."""
-    return printable(frame.function or f"{frame.module or 'unknown'}+{frame.address:#x}")
+    module = frame.module or "unknown"
+    return printable(frame.function or (module if frame.address is None else f"{module}+{frame.address:#x}"))
 
 
 def without_stack(finding: Finding) -> str:

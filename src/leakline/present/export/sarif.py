@@ -166,7 +166,7 @@ def _location(location: SourceLocation, frame: Frame | None, root: str) -> dict[
         physical["artifactLocation"] = _artifact(location.file, root)
         if _has_line(location):
             physical["region"] = {"startLine": location.line}
-    if frame is not None:
+    if frame is not None and frame.address is not None:
         physical["address"] = {"relativeAddress": frame.address, "kind": "instruction"}
     found: dict[str, Any] = {"physicalLocation": physical}
     if location.function:
