@@ -48,6 +48,10 @@ class AllocationTrace(msgspec.Struct, frozen=True, kw_only=True):
     """Allocations that were met, freed ones too."""
     lost: int
     """Events that got no place: that many allocations or frees are missing."""
+    sampled_bytes: int | None = None
+    """One allocation in so many bytes, on average, is among them; None: each one."""
+    stacks_lost: int = 0
+    """Allocations of which only the caller is known, because there was no place for their stack."""
 
     @property
     def duration_seconds(self) -> float:

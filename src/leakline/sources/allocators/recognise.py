@@ -46,6 +46,11 @@ _HINTS = {
 _DEFAULT_HINT = "Start the program on glibc's malloc if it can be built so; or under valgrind --leak-check=full."
 
 
+def is_libc(vma: Vma) -> bool:
+    """Whether a mapping is of a C library: glibc's or musl's."""
+    return vma.path is not None and (_GLIBC.search(vma.path) or _MUSL.search(vma.path)) is not None
+
+
 def foreign_allocator(vmas: Iterable[Vma], executable: Elf | None) -> str | None:
     """The name of an allocator in the process that is not libc's; None for libc's."""
     for vma in vmas:
