@@ -133,25 +133,30 @@ def _with_odds(
     if not counts:
         return finding
     total, likeliest = sum(count for count, _ in counts), max(counts, key=lambda c: c[0])[1]
-    odds: list[tuple[str, float]] = []
-    for count, site in sorted(counts, key=lambda c: -c[0]):
-        stack = tuple(frame for address in site.stack for frame in frames.get(address, ()))
-        answer = answering_frame(stack)
-        odds.append(("an unknown place" if answer is None else place_of(stack[answer]), count / total))
+    odds: Counter[str] = Counter()
+    for count, site in counts:
+        frame = _answer(site.stack, frames)
+        odds["an unknown place" if frame is None else place_of(frame)] += count
+    shares = {name: round(count / total, 3) for name, count in odds.most_common(4)}
+    makers_text = ", ".join(f"{name} ({share:.0%})" for name, share in shares.items())
+    text = f"blocks of this size and content were made meanwhile by {makers_text}"
+    evidence = Evidence(method="odds", text=text, values={**shares})
     stack = tuple(frame for address in likeliest.stack for frame in frames.get(address, ()))
-    answer = answering_frame(stack)
-    text = "blocks of this size and content were made meanwhile by " + ", ".join(
-        f"{name} ({share:.0%})" for name, share in odds[:4]
-    )
-    evidence = Evidence(method="odds", text=text, values={name: round(share, 3) for name, share in odds[:4]})
+    answer = _answer(likeliest.stack, frames)
     return msgspec.structs.replace(
         finding,
-        location=None if answer is None else stack[answer].location,
+        location=None if answer is None else answer.location,
         location_is=None if answer is None else "inferred",
         confidence="low",
         stack=stack,
         evidence=(*finding.evidence, evidence),
     )
+
+
+def _answer(addresses: Stack, frames: Mapping[int, tuple[Frame, ...]]) -> Frame | None:
+    stack = [frame for address in addresses for frame in frames.get(address, ())]
+    index = answering_frame(stack)
+    return None if index is None else stack[index]
 
 
 def place_of(frame: Frame) -> str:

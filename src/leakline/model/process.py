@@ -41,3 +41,5 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     tracer_pid: int
     """The process that traces this one, 0 for none."""
     threads: int | None
+    own_pid: int | None
+    """Its number in its own PID namespace; None before Linux 4.1."""

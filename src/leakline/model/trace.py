@@ -26,6 +26,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     time_ns: int
     """CLOCK_MONOTONIC."""
     tid: int
+    """In the process's own PID namespace."""
     stack: tuple[int, ...]
     """Return addresses, the allocator's caller first."""
     exact: int = 1

@@ -13,7 +13,7 @@ from leakline.formats.elf import Elf, Symbol
 from leakline.formats.x86 import cheap_offset
 from leakline.model.vma import Vma
 from leakline.session.process_libc import living_maps
-from leakline.sources.allocators.recognise import is_libc
+from leakline.sources.allocators.recognise import is_libc, require_64_bits
 from leakline.sources.bpf import FUNCTIONS, ProbedFunction
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def _functions(path: bytes) -> tuple[ProbedFunction, ...] | None:
     """The malloc family of a file, each where a probe is cheapest; None where it has no malloc."""
     try:
         with Elf.open(path, path.decode(errors="backslashreplace")) as elf:
+            require_64_bits(elf)
             named = elf.exported_functions(FUNCTIONS) or ({} if elf.has_interpreter else elf.functions(FUNCTIONS))
             if "malloc" not in named:
                 return None

@@ -13,6 +13,7 @@ from leakline.errors import NotPossible
 from leakline.model.trace import Allocation, AllocationTrace, StackTop
 from leakline.native.parts import BPF
 from leakline.sources.libbpf import UPROBE_MULTI, UPROBE_SESSION, BpfObject
+from leakline.sources.procfs import ProcFs, translated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,9 +107,20 @@ class HeapRecorder:
 
         """
         self._options = options
-        namespace = os.stat("/proc/self/ns/pid")
+        # bpf_get_ns_current_pid_tgid() knows a thread by the numbers of its own namespace only: a container has another than we.
+        procfs = ProcFs()
+        own_pid = procfs.status(pid).own_pid or pid
+        with translated(pid, "read the namespaces"):
+            namespace = os.stat(procfs.root / str(pid) / "ns/pid")
         ranges = [number for start, end in (*code, (0, 0), (0, 0))[:2] for number in (start, end - start)]
-        settings = (namespace.st_dev, namespace.st_ino, pid, options.min_size, options.sampled_bytes, _STACKS.index(options.stacks))
+        settings = (
+            namespace.st_dev,
+            namespace.st_ino,
+            own_pid,
+            options.min_size,
+            options.sampled_bytes,
+            _STACKS.index(options.stacks),
+        )
         probed: dict[int, int] = {}
         for function in functions:
             kind = _KIND_OF[function.name]

@@ -50,6 +50,7 @@ def parse_status(data: bytes) -> ProcessStatus:
         uid=integer(uid, "status"),
         tracer_pid=integer(tracer, "status"),
         threads=integer(fields[b"Threads"], "status") if b"Threads" in fields else None,
+        own_pid=integer(fields[b"NSpid"].split()[-1], "status") if fields.get(b"NSpid") else None,
     )
 
 

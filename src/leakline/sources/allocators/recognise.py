@@ -63,6 +63,17 @@ def foreign_allocator(vmas: Iterable[Vma], executable: Elf | None) -> str | None
     return next((name for symbol, name in _SYMBOLS.items() if symbols.named(symbol)), None)
 
 
+def require_64_bits(executable: Elf) -> None:
+    """Refuse what our parts cannot read.
+
+    Raises:
+        NotSupported: it is a 32-bit program.
+
+    """
+    if executable.bits != 64:
+        raise NotSupported("not supported: a 32-bit program", hint="valgrind can check it: valgrind --leak-check=full PROGRAM.")
+
+
 def require_glibc(vmas: list[Vma], executable: Elf | None) -> Vma:
     """The first mapping of the process's glibc.
 
@@ -70,8 +81,8 @@ def require_glibc(vmas: list[Vma], executable: Elf | None) -> Vma:
         NotSupported: it is a 32-bit or static program, or another allocator serves it.
 
     """
-    if executable is not None and executable.bits != 64:
-        raise NotSupported("not supported: a 32-bit program", hint="valgrind can check it: valgrind --leak-check=full PROGRAM.")
+    if executable is not None:
+        require_64_bits(executable)
     foreign = foreign_allocator(vmas, executable)
     if foreign is not None:
         raise NotSupported(f"not supported: {foreign} serves this program's malloc", hint=_HINTS.get(foreign, _DEFAULT_HINT))
