@@ -52,6 +52,7 @@ struct top { /* the copied top of a stack, from the caller's frame up; equal one
 	u64 bp;
 	u64 caller;
 	u64 words_read;
+	u64 preserved[5]; /* rbx, r12 to r15 */
 	int stack_id; /* what frame pointers tell of it */
 	u32 unused;
 	u64 words[COPY_WORDS];
@@ -215,6 +216,8 @@ static __always_inline u32 copied_stack(struct pt_regs *ctx, const struct config
 	u64 hash = mixed(caller * 0xff51afd7ed558ccdull, bp, sp, config);
 	u64 chunk[CHUNK_WORDS];
 	u32 read = 0, zero = 0;
+	hash = mixed(mixed(hash, ctx->rbx, sp, config), ctx->r12, sp, config);
+	hash = mixed(mixed(mixed(hash, ctx->r13, sp, config), ctx->r14, sp, config), ctx->r15, sp, config);
 	for (u32 at = 0; at < COPY_WORDS; at += CHUNK_WORDS) {
 		/* Near the end of the stack there is less. */
 		if (bpf_probe_read_user(chunk, sizeof(chunk), (void *)(sp + at * sizeof(u64))))
@@ -238,6 +241,11 @@ static __always_inline u32 copied_stack(struct pt_regs *ctx, const struct config
 	top->sp = sp;
 	top->bp = bp;
 	top->caller = caller;
+	top->preserved[0] = ctx->rbx;
+	top->preserved[1] = ctx->r12;
+	top->preserved[2] = ctx->r13;
+	top->preserved[3] = ctx->r14;
+	top->preserved[4] = ctx->r15;
 	top->stack_id = bpf_get_stackid(ctx, &stacks, BPF_F_USER_STACK);
 	if (read == COPY_WORDS) {
 		bpf_probe_read_user(top->words, sizeof(top->words), (void *)sp);

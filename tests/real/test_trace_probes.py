@@ -50,7 +50,7 @@ def test_stacks_are_whole_without_frame_pointers(build: Build, start: Start, fla
     found = recorded_stacks(program.pid, 0.5)
     assert_unharmed(program)
     if "-s" in flags:
-        assert {len(stack) for stack in found} >= {11, 15}  # leaf, small x 6 or 10, main, two of libc, _start
+        assert {len(stack) for stack in found} >= {7, 11, 15}  # leaf, small x 6 or 10, main, two of libc, _start
         return
     for depth in (6, 10):
         (stack,) = [s for s in found if s.count("small") == depth and s[0] == "leaf" and "large" not in s]
@@ -60,6 +60,11 @@ def test_stacks_are_whole_without_frame_pointers(build: Build, start: Start, fla
     assert stack.index("large") == stack.count("small") + 1
     assert "main" in stack
     assert any(s[:2] == ("leaf", "by_qsort") and "main" in s for s in found), "through libc's qsort"
+    (stack,) = {s for s in found if "realigned" in s}
+    assert stack[:4] == ("leaf", "realigned", "above", "main"), "a frame whose CFA is an expression"
+    (stack,) = {s for s in found if "handler" in s}
+    assert stack[:2] == ("leaf", "handler")
+    assert "main" in stack, "through a signal's frame"
 
 
 @pytest.mark.parametrize("way", [UPROBE_SESSION, UPROBE_MULTI, 0], ids=["session", "multi", "classic"])
@@ -67,12 +72,13 @@ def test_every_kind_of_probe_sees_the_same(build: Build, start: Start, way: int)
     program = start(build("deep.c"))
     found = recorded_stacks(program.pid, 0.4, way=way)
     assert_unharmed(program)
-    counts = Counter(dict.fromkeys(("small", "large", "by_qsort"), 0))
+    counts: Counter[str] = Counter()
     for stack, blocks in found.items():
-        counts["by_qsort" if "by_qsort" in stack else "large" if "large" in stack else "small"] += blocks
+        counts[next(kind for kind in ("by_qsort", "realigned", "handler", "large", "small") if kind in stack)] += blocks
     # Each round makes two, one, and two or three; the first and the last may be cut.
     assert abs(counts["small"] - 2 * counts["large"]) <= 4
     assert counts["by_qsort"] >= 2 * counts["large"] - 4
+    assert abs(counts["handler"] - counts["realigned"]) <= 2
     assert counts["large"] > 20
 
 

@@ -15,6 +15,8 @@ class StackTop(msgspec.Struct, frozen=True, kw_only=True):
     """rbp, whatever the program uses it for."""
     words: tuple[int, ...]
     """From the stack pointer up; the first is the return address."""
+    registers: tuple[tuple[int, int], ...] = ()
+    """Others that are known: DWARF number and value."""
 
 
 class Allocation(msgspec.Struct, frozen=True, kw_only=True):

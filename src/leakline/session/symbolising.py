@@ -44,7 +44,7 @@ def with_stacks(
             continue
         exact = unwound.get(id(allocation.top))
         if exact is None:
-            exact = unwound[id(allocation.top)] = unwind(allocation.top, resolver.frame_rule)
+            exact = unwound[id(allocation.top)] = unwind(allocation.top, resolver.frame_rule, resolver.frame_row)
         stack = joined(exact, allocation.stack)
         completed.append(msgspec.structs.replace(allocation, stack=stack, exact=max(len(exact), 1), top=None))
     frames = resolver.frames({address for allocation in completed for address in allocation.stack})

@@ -43,7 +43,10 @@ _NO_STACK = 0xFFFFFFFF
 _SETTINGS = struct.Struct("<10Q")
 _ALLOCATION = struct.Struct("<QQQII")
 _COPY_WORDS = 512
-_TOP = struct.Struct(f"<4QiI{_COPY_WORDS}Q")
+# The registers of struct top's `preserved`: rbx, r12 to r15, by DWARF number (System V ABI for x86-64, figure 3.36).
+_PRESERVED = (3, 12, 13, 14, 15)
+_TOP_HEAD = struct.Struct(f"<4Q{len(_PRESERVED)}QiI")
+_TOP_WORDS = struct.Struct(f"<{_COPY_WORDS}Q")
 
 
 class ProbedFunction(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,12 +217,19 @@ class _Stacks:
             return (caller,), None
         if self._kind == "frame-pointers":
             return _behind(caller, self._by_frame_pointers(place)), None
-        raw = self._tops.get(struct.pack("<I", place), _TOP.size)
+        raw = self._tops.get(struct.pack("<I", place), _TOP_HEAD.size + _TOP_WORDS.size)
         if raw is None:
             return (caller,), None
-        sp, bp, _, read, stack_id, _, *words = _TOP.unpack(raw)
+        sp, bp, _, read, *preserved, stack_id, _ = _TOP_HEAD.unpack_from(raw)
+        words = _TOP_WORDS.unpack_from(raw, _TOP_HEAD.size)
         # As it was when the allocator was entered: its return address stood just below.
-        top = StackTop(stack_pointer=sp - 8, frame_pointer=bp, words=(caller, *words[: min(read, _COPY_WORDS)]))
+        known = min(read, _COPY_WORDS)
+        top = StackTop(
+            stack_pointer=sp - 8,
+            frame_pointer=bp,
+            words=(caller, *words[:known]),
+            registers=tuple(zip(_PRESERVED, preserved, strict=True)),
+        )
         return _behind(caller, self._by_frame_pointers(stack_id)), top
 
     def _by_frame_pointers(self, stack_id: int) -> tuple[int, ...]:

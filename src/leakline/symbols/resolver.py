@@ -20,7 +20,7 @@ from leakline.symbols.demangle import demangle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from leakline.formats.eh_frame import FrameRule
+    from leakline.formats.eh_frame import FrameRow, FrameRule
     from leakline.model.vma import Vma
 
 
@@ -60,10 +60,20 @@ class Resolver:
 
     def frame_rule(self, address: int) -> FrameRule | None:
         """How to find the caller of the frame that is at this address; None where that is not known."""
+        found = self._frame_table(address)
+        return None if found is None else found[0].rule(found[1])
+
+    def frame_row(self, address: int) -> FrameRow | None:
+        """All that call frame information says of the frame that is at this address; None where it says nothing."""
+        found = self._frame_table(address)
+        return None if found is None else found[0].row(found[1])
+
+    def _frame_table(self, address: int) -> tuple[FrameTable, int] | None:
+        """The table of the module that holds the address, and the address as the module's file has it."""
         vma = self.vma_at(address)
         module = None if vma is None else self._module(vma)
         place = None if vma is None or module is None else module.loads(address - vma.start + vma.offset)
-        return None if module is None or module.frames is None or place is None else module.frames.rule(place)
+        return None if module is None or module.frames is None or place is None else (module.frames, place)
 
     def frames(self, addresses: Iterable[int], *, returns: bool = True) -> dict[int, tuple[Frame, ...]]:
         """The frames at each address, inlined ones first.
