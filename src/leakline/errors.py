@@ -56,6 +56,12 @@ class NotPossible(LeaklineError):
     default_hint = "`leakline doctor` shows what works here and how to get the rest."
 
 
+class PauseTooLong(NotPossible):
+    """The target would stand still, or stood still, for longer than is allowed; it was let go."""
+
+    default_hint = "Allow a longer --max-pause, or scan with --no-stop."
+
+
 class NotSupported(NotPossible):
     """The target is of a kind that leakline cannot read yet; better no answer than a wrong one."""
 
