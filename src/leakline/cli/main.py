@@ -29,6 +29,7 @@ COMMANDS = {
     "system": "Show where all of the machine's memory is.",
     "ps": "Show what processes hold: USS, PSS, RSS, VSS and swap.",
     "maps": "Show the mappings of a process, and what each is and holds.",
+    "faults": "Show how a process gets its pages, and of what it died.",
     "snapshot": "Keep this machine's /proc and /sys files in an archive, for --root.",
     "doctor": "Show what works on this machine, and how to get the rest.",
     "completions": "Print the completion script for a shell.",

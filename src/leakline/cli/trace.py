@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from leakline.session.tracing import Via
     from leakline.sources.bpf import Stacks
 
+    Engine = Via | Literal["faults"]
+
 
 @click.command("trace")
 @target_options
-@click.option("--via", type=click.Choice(["auto", "bpf", "breakpoint"]), default="auto", show_default=True, help="How to record.")
+@click.option(
+    "--via", type=click.Choice(["auto", "bpf", "breakpoint", "faults"]), default="auto", show_default=True, help="How to record."
+)
 @click.option("-d", "--duration", type=Duration(), default="10s", show_default=True, help="How long to record.")
 @click.option("--min-size", type=Size(), default="0", show_default=True, help="Leave out smaller requests (bpf).")
 @click.option("--min-age", type=Duration(), default="0", show_default=True, help="Leave out blocks that are younger at the end.")
@@ -42,7 +46,7 @@ def command(
     pids: tuple[int, ...],
     more_pids: tuple[int, ...],
     name: str | None,
-    via: Via,
+    via: Engine,
     duration: float,
     min_size: int,
     min_age: float,
@@ -60,7 +64,8 @@ def command(
 
     `bpf` records every allocation and free (root, or CAP_BPF with CAP_PERFMON). `breakpoint` needs no privilege on one's
     own processes: it watches the call sites that make blocks of the sizes that are lost already. In the end two scans tell
-    what is lost (definite) from what is only not freed yet (reachable).
+    what is lost (definite) from what is only not freed yet (reachable). `faults` needs no privilege either: it watches which lines
+    touch new pages, of any allocator or mmap, and which of these pages stay (growing); it does not look for lost blocks.
     """
     from leakline.session.interruption import Interruption
     from leakline.session.looking import TraceOptions, each, watch_allocations
@@ -72,8 +77,13 @@ def command(
     procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet=quiet)
     with interruption.listening():
         chosen = select(procfs, [*pids, *more_pids], name)
-        recording = RecordingOptions(min_size=min_size, sampled_bytes=sample, stacks=stacks)
-        options = TraceOptions(seconds=duration, via=via, min_age=min_age, recording=recording)
-        reports = each(chosen, lambda pid: watch_allocations(procfs, pid, options, interruption=interruption, say=say), say)
+        if via == "faults":
+            from leakline.session.fault_growth import watch_growth
+
+            reports = each(chosen, lambda pid: watch_growth(procfs, pid, duration, interruption=interruption, say=say), say)
+        else:
+            recording = RecordingOptions(min_size=min_size, sampled_bytes=sample, stacks=stacks)
+            options = TraceOptions(seconds=duration, via=via, min_age=min_age, recording=recording)
+            reports = each(chosen, lambda pid: watch_allocations(procfs, pid, options, interruption=interruption, say=say), say)
     writer.write(reports)
     return int(fails(reports, fail_on))

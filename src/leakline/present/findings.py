@@ -64,6 +64,9 @@ def _describe(report: Report, most: int) -> Iterator[Line]:
 def _headline(report: Report) -> str:
     definite = [f for f in report.findings if f.kind == "definite"]
     if not definite:
+        grows = next((f for f in report.findings if f.kind == "growing" and f.location is not None), None)
+        if report.summary.definite is None and grows is not None and grows.location is not None:
+            return f"grows at {place(grows.location, grows.stack)}"
         if report.summary.definite is None:
             return "the heap was not looked at"
         if report.findings:
@@ -87,7 +90,7 @@ def _finding(finding: Finding) -> Iterator[Line]:
     kind = "" if verdict == finding.kind else f" ({finding.kind})"
     yield f"    {verdict}{kind}, {finding.confidence} confidence{inferred}", ""
     size = f"    {exact_bytes(finding.bytes)} " + (
-        "more" if finding.kind == "growing" else f"in {counted(finding.blocks, 'block')}"
+        "more" if finding.kind == "growing" or not finding.blocks else f"in {counted(finding.blocks, 'block')}"
     )
     if finding.indirect_blocks:
         size += (
