@@ -5,7 +5,8 @@ LeaklineError           70  a bug of ours, when nothing below fits
 ├── PermissionNeeded     3  the kernel said no
 ├── TargetGone           4  no such process, or it ended while we looked
 ├── NotPossible          5  not on this kernel, host or target
-│   └── NotSupported     5  a target that leakline cannot read yet
+│   ├── NotSupported     5  a target that leakline cannot read yet
+│   └── PauseTooLong     5  the target would stand still for longer than is allowed
 └── ParseError           6  a file that is not what it should be
 """
 

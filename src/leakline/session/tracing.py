@@ -69,11 +69,19 @@ class BpfRecorder:
             raise
         self.description = f"{self._recorder.probes} on {allocator.name}"
 
+    def recorded(self) -> int:
+        """How many allocations were recorded so far, freed ones too."""
+        return self._recorder.recorded()
+
     def __enter__(self) -> Self:
         """Nothing more to do: the probes are in."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Take the probes out."""
+        self.close()
+
+    def close(self) -> None:
         """Take the probes out."""
         self._recorder.close()
 

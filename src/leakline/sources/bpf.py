@@ -179,6 +179,10 @@ class HeapRecorder:
             stacks_lost=self._counted(_STACKS_LOST),
         )
 
+    def recorded(self) -> int:
+        """How many allocations were recorded since `attach`, freed ones too."""
+        return self._counted(_ALLOCATED)
+
     def _counted(self, which: int) -> int:
         cpus = self._object.cpus()
         raw = self._object.map("counters").get(struct.pack("<I", which), 8 * cpus)

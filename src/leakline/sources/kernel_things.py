@@ -21,7 +21,7 @@ from leakline.sources.process_files import parse_stat, status_amounts
 from leakline.sources.shmem_files import kernels_own, parse_sysv, tmpfs_devices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from leakline.model.process import ProcessStat
     from leakline.sources.machine import Machine
@@ -46,6 +46,11 @@ def take_census(machine: Machine) -> Census:
     return _Census(machine).take()
 
 
+def take_census_of(machine: Machine, pids: Collection[int]) -> Census:
+    """Count what some processes have of their own, zombie children included; what may not be seen is left out."""
+    return _Census(machine).take_of(pids)
+
+
 def socket_protocol(path: str) -> str:
     """The protocol of the socket behind a link in /proc/PID/fd (net/socket.c, sockfs_xattr_get())."""
     with suppress(OSError):
@@ -65,12 +70,9 @@ class _Census:
         self._in_memory = {kernels_own(), *tmpfs_devices(machine.proc)}
 
     def take(self) -> Census:
-        pids = sorted(int(name) for name in os.listdir(self._proc) if name.isdigit())
-        for pid in pids:
-            with suppress(OSError, ParseError):
-                self._stats[pid] = parse_stat(read_whole(f"{self._proc}/{pid}/stat"))
+        self._read_stats()
         self._zombies()
-        for pid, stat in self._stats.items():
+        for pid, stat in sorted(self._stats.items()):
             if not stat.is_kernel_thread and not stat.is_zombie:
                 self._of_process(pid, stat)
         self._locks()
@@ -78,6 +80,21 @@ class _Census:
         self._groups()
         self._keys()
         return self._found
+
+    def take_of(self, pids: Collection[int]) -> Census:
+        self._read_stats()
+        self._zombies(pids)
+        for pid in pids:
+            stat = self._stats.get(pid)
+            if stat is not None and not stat.is_kernel_thread and not stat.is_zombie:
+                self._of_process(pid, stat)
+        return self._found
+
+    def _read_stats(self) -> None:
+        for name in os.listdir(self._proc):
+            if name.isdigit():
+                with suppress(OSError, ParseError):
+                    self._stats[int(name)] = parse_stat(read_whole(f"{self._proc}/{name}/stat"))
 
     def _holder(self, pid: int) -> Holder:
         stat = self._stats.get(pid)
@@ -151,10 +168,11 @@ class _Census:
         if match is not None:
             sizes[kind] += int(match[1])
 
-    def _zombies(self) -> None:
+    def _zombies(self, parents: Collection[int] | None = None) -> None:
         children = Counter(stat.ppid for stat in self._stats.values() if stat.is_zombie)
         for parent, count in children.items():
-            self._add(self._holder(parent), "zombie child", count)
+            if parents is None or parent in parents:
+                self._add(self._holder(parent), "zombie child", count)
 
     def _locks(self) -> None:
         with suppress(OSError):
