@@ -59,6 +59,8 @@ class Imager:
         self._procfs = procfs
         self.pid = pid
         self._max_pause = max_pause
+        self._patience = stop_deadline
+        # While it waits for the last thread to stop, the others stand still already.
         self._stop_deadline = stop_deadline if max_pause is None else min(stop_deadline, max_pause)
         libc = find_libc(procfs, pid)
         self._libc = (libc.vma.device, libc.vma.inode)
@@ -114,7 +116,7 @@ class Imager:
             NotPossible: a thread did not stop in time.
 
         """
-        return glance(self._procfs, self.pid, self._stop_deadline, sharers(self.pid, self._procfs.pids()))
+        return glance(self._procfs, self.pid, self._patience, sharers(self.pid, self._procfs.pids()))
 
     def take_running(self, threads: Sequence[ThreadState], leave_out: Sequence[Range] = ()) -> HeapImage:
         """Copy its memory while it runs on and changes it.
