@@ -22,6 +22,11 @@ _SYSTEM_FUNCTIONS = re.compile(
 )
 _SYSTEM_NAMESPACES = ("std::", "__gnu_cxx::", "__gnu_debug::")
 _SYSTEM_FOLDERS = ("/usr/include/", "/usr/lib/gcc/", "/usr/lib/llvm", "/usr/local/include/c++/")
+# Runtimes' own allocators, before malloc or in its place: CPython's (Objects/obmalloc.c) and Rust's (library/alloc, library/std).
+_ALLOCATORS = re.compile(
+    r"_?Py(?:Mem|Object)_\w*(?:Malloc|Calloc|Realloc)(?:\.\w+)*|_PyMem_\w+|pymalloc_\w+|new_arena|"
+    r"__rust_(?:alloc|alloc_zeroed|realloc)|__rdl_(?:alloc|alloc_zeroed|realloc)|alloc::alloc::\w+"
+)
 
 
 def is_system_frame(frame: Frame) -> bool:
@@ -41,4 +46,15 @@ def is_system_frame(frame: Frame) -> bool:
 
 def answering_frame(stack: Sequence[Frame]) -> int | None:
     """Index of the frame to show as the location; None if all are the system's."""
-    return next((i for i, frame in enumerate(stack) if not is_system_frame(frame) and (frame.module or frame.file)), None)
+    for index, frame in enumerate(stack):
+        if not is_system_frame(frame) and (frame.module or frame.file) and not _ALLOCATORS.fullmatch(_name(stack, index) or ""):
+            return index
+    return None
+
+
+def _name(stack: Sequence[Frame], index: int) -> str | None:
+    """The function of a frame; parts of functions have no name where they are inlined: then that which they are inlined into."""
+    for frame in stack[index:]:
+        if frame.function is not None or not frame.inlined:
+            return frame.function
+    return None

@@ -110,9 +110,24 @@ def _describe(report: Report, most: int) -> Iterator[Line]:
     yield from _tail(report)
 
 
+def _kernel_headline(report: Report) -> str:
+    if not report.findings:
+        return "the kernel was seen to allocate nothing that stays"
+    first = report.findings[0]
+    where = "by a caller that is not known" if first.location is None else f"at {place(first.location, first.stack)}"
+    words = {"definite": "the kernel loses what is allocated", "growing": "the kernel holds ever more of what is allocated"}
+    more = "" if len(report.findings) == 1 else f", and {counted(len(report.findings) - 1, 'other finding')}"
+    return f"{words.get(first.kind, 'the kernel holds what was allocated')} {where}{more}"
+
+
 def _headline(report: Report) -> str:
+    if report.target is None:
+        return _kernel_headline(report)
     definite = [f for f in report.findings if f.kind == "definite"]
     if not definite:
+        grows = next((f for f in report.findings if f.kind == "growing" and f.location is not None), None)
+        if report.summary.definite is None and grows is not None and grows.location is not None:
+            return f"grows at {place(grows.location, grows.stack)}"
         if report.summary.definite is None:
             return "the heap was not looked at"
         if report.findings:
@@ -138,7 +153,7 @@ def _finding(finding: Finding) -> Iterator[Line]:
     kind = "" if verdict == finding.kind else f" ({finding.kind})"
     yield f"    {verdict}{kind}, {finding.confidence} confidence{inferred}", ""
     size = f"    {exact_bytes(finding.bytes)} " + (
-        "more" if finding.kind == "growing" else f"in {counted(finding.blocks, 'block')}"
+        "more" if finding.kind == "growing" or not finding.blocks else f"in {counted(finding.blocks, 'block')}"
     )
     if finding.indirect_blocks:
         size += (

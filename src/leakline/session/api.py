@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from leakline.analysis.finding_diff import compare
 from leakline.errors import TargetGone
 from leakline.session import reading_reports
-from leakline.session.diagnosing import Diagnosis
+from leakline.session.diagnosing import Diagnosis, DiagnosisOptions
 from leakline.session.interruption import Interruption
 from leakline.session.looking import ScanOptions, look, look_into_file
 from leakline.session.machine_memory import read_system
@@ -33,18 +33,21 @@ def _silent(_text: str) -> None:
     return
 
 
-def diagnose(pids: Sequence[int], *, budget_seconds: float = 60.0) -> list[Report]:
+def diagnose(pids: Sequence[int], *, budget_seconds: float = 60.0, max_pause_seconds: float | None = None) -> list[Report]:
     """Climb the ladder for running processes, and return one report for each.
 
     Args:
         pids: processes that run now; they go on running.
         budget_seconds: at most; a certain answer ends it earlier.
+        max_pause_seconds: that each may stand still at a time; where a stop would take longer it is looked at while it runs, and
+            lost blocks are *possible* at most.
 
     Raises:
         LeaklineError: none of them could be looked at; the class says why, the hint what to do.
 
     """
-    return Diagnosis(ProcFs(), Interruption(), _silent, budget_seconds).run(pids)
+    options = DiagnosisOptions(budget=budget_seconds, max_pause=max_pause_seconds)
+    return Diagnosis(ProcFs(), Interruption(), _silent, options).run(pids)
 
 
 def scan(pid: int, *, looks: int = 2) -> Report:

@@ -37,12 +37,12 @@ class LibcFunction(msgspec.Struct, frozen=True, kw_only=True):
     """In the process."""
 
 
-def find_libc(procfs: ProcFs, pid: int) -> ProcessLibc:
-    """The glibc that a process maps.
+def living_maps(procfs: ProcFs, pid: int) -> list[Vma]:
+    """The mappings of a process that has some.
 
     Raises:
-        NotSupported: it is a 32-bit or static program, or another allocator serves it.
-        NotPossible: libc's file was replaced, and only root can read the one that is mapped.
+        NotSupported: its first thread has ended, and others live on.
+        TargetGone: it has no memory any more.
 
     """
     vmas = procfs.maps(pid)
@@ -51,6 +51,18 @@ def find_libc(procfs: ProcFs, pid: int) -> ProcessLibc:
         raise NotSupported(f"not supported: the first thread of process {pid} has ended, and others live on", hint=hint)
     if not vmas:
         raise TargetGone(f"process {pid} has no memory any more")
+    return vmas
+
+
+def find_libc(procfs: ProcFs, pid: int) -> ProcessLibc:
+    """The glibc that a process maps.
+
+    Raises:
+        NotSupported: it is a 32-bit or static program, or another allocator serves it.
+        NotPossible: libc's file was replaced, and only root can read the one that is mapped.
+
+    """
+    vmas = living_maps(procfs, pid)
     try:
         with translated(pid, "read the program"), open(procfs.root / str(pid) / "exe", "rb") as file:
             libc = require_glibc(vmas, Elf(file, f"the program of process {pid}"))
