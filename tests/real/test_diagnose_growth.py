@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import TARGETS, Build, Leakline, Start, assert_unharmed
+from leakline.sources.procfs import ProcFs
+from tests.conftest import TARGETS, Build, Leakline, Start, assert_unharmed, needs_root
 
 
 def line_of(source: str, marker: str) -> int:
@@ -112,3 +114,22 @@ def test_the_plan_says_what_is_not_possible(build: Build, start: Start, unprivil
     assert "CAP_BPF" in steps["record"]["why_not"]
     assert steps["scan"]["possible"]
     assert "breakpoints" in steps
+
+
+@needs_root
+def test_processes_of_a_user_and_of_a_control_group(build: Build, leakline: Leakline) -> None:
+    program = subprocess.Popen([build("loses.c")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=65533)
+    try:
+        assert program.stdout is not None
+        program.stdout.readline()
+        group = ProcFs().memory_cgroup(program.pid)
+        for words in (["--user", "65533"], ["--cgroup", str(group), "--name", "^loses"]):
+            report = leakline("scan", "--json", *words).json
+            targets = report.get("targets", [report])
+            assert program.pid in [target["target"]["pid"] for target in targets], words
+        assert "no process belongs to 65532" in leakline("scan", "--user", "65532", status=4).err
+        assert "there is no user" in leakline("scan", "--user", "nobody-at-all", status=2).err
+        assert "is in the control group /no/such" in leakline("scan", "--cgroup", "no/such", status=4).err
+    finally:
+        program.kill()
+        program.communicate()

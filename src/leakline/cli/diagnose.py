@@ -11,12 +11,15 @@ from leakline.cli.options import (
     Duration,
     Output,
     WithCommand,
+    any_named,
     check_exit_options,
     closed_pipe_allowed,
     fail_on_option,
     fails,
+    group_options,
     launched_status,
     output_options,
+    select_targets,
     speaker,
     target_options,
 )
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 @click.command("diagnose", cls=WithCommand)
 @target_options
+@group_options
 @click.option(
     "--budget",
     type=Duration(),
@@ -74,7 +78,6 @@ def command(
     """
     from leakline.session.diagnosing import Diagnosis, DiagnosisOptions
     from leakline.session.interruption import Interruption
-    from leakline.session.targets import select
     from leakline.sources.procfs import ProcFs
 
     launched: list[str] | None = ctx.meta.get("leakline.command")
@@ -83,7 +86,7 @@ def command(
     interruption = Interruption()
     allowed = DiagnosisOptions(budget=budget, max_pause=max_pause)
     if dry_run:
-        return _print_plan(select(ProcFs(), [*pids, *more_pids], name), allowed, color, as_json=as_json)
+        return _print_plan(select_targets(ProcFs(), [*pids, *more_pids], name), allowed, color, as_json=as_json)
     if launched is not None:
         _check_launch(pids, more_pids, name, launched)
         check_exit_options(findings_exit, fail_on)
@@ -98,7 +101,7 @@ def command(
     writer = Output(output, **options)
     procfs = ProcFs()
     with interruption.listening():
-        reports = Diagnosis(procfs, interruption, say, allowed).run(select(procfs, [*pids, *more_pids], name))
+        reports = Diagnosis(procfs, interruption, say, allowed).run(select_targets(procfs, [*pids, *more_pids], name))
     writer.write(reports)
     return int(fails(reports, fail_on))
 
@@ -123,5 +126,5 @@ def _print_plan(pids: list[int], options: DiagnosisOptions, color: Color, *, as_
 def _check_launch(pids: tuple[int, ...], more_pids: tuple[int, ...], name: str | None, launched: list[str]) -> None:
     if not launched:
         raise click.UsageError("there is no command behind --")
-    if pids or more_pids or name is not None:
+    if any_named([*pids, *more_pids], name):
         raise click.UsageError("either processes that run, or -- COMMAND")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from leakline.model.finding import Report
     from leakline.present.export.forms import Form
     from leakline.present.screen import Color
+    from leakline.sources.procfs import ProcFs
 
 F = TypeVar("F", bound="Callable[..., Any]")
 _FORMAT = "leakline.format"
@@ -122,6 +123,44 @@ def target_options(function: F) -> F:
         click.option("-p", "--pid", "more_pids", type=click.IntRange(1), multiple=True, help="A process; may be repeated."),
         click.option("--name", metavar="REGEX", help="Processes whose command or program name this finds."),
     )(function)
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    ctx.meta[f"leakline.{param.name}"] = value
+
+
+def group_options(function: F) -> F:
+    """-u/--user, --cgroup: `select_targets` knows what they were given."""
+    return _stack(
+        click.option("-u", "--user", metavar="NAME", expose_value=False, callback=_keep, help="Processes of this user."),
+        click.option(
+            "--cgroup",
+            metavar="PATH",
+            expose_value=False,
+            callback=_keep,
+            help="Processes in this control group, and in those below it: a container's or a service's.",
+        ),
+    )(function)
+
+
+def any_named(pids: Iterable[int], name: str | None) -> bool:
+    """Whether target_options or group_options name a process."""
+    meta = click.get_current_context().meta
+    return bool([*pids]) or name is not None or any(meta.get(f"leakline.{word}") for word in ("user", "cgroup"))
+
+
+def select_targets(procfs: ProcFs, pids: Iterable[int], name: str | None) -> list[int]:
+    """The processes that target_options and group_options name.
+
+    Raises:
+        InvalidRequest: nothing was named.
+        TargetGone: there are none.
+
+    """
+    from leakline.session.targets import select
+
+    meta = click.get_current_context().meta
+    return select(procfs, list(pids), name, user=meta.get("leakline.user"), cgroup=meta.get("leakline.cgroup"))
 
 
 def _keep_format(ctx: click.Context, _param: click.Parameter, value: Form | None) -> None:

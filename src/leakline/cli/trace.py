@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from leakline.cli.options import Duration, Output, Size, fail_on_option, fails, output_options, speaker, target_options
+from leakline.cli.options import (
+    Duration,
+    Output,
+    Size,
+    fail_on_option,
+    fails,
+    group_options,
+    output_options,
+    select_targets,
+    speaker,
+    target_options,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +31,7 @@ if TYPE_CHECKING:
 
 @click.command("trace")
 @target_options
+@group_options
 @click.option(
     "--via", type=click.Choice(["auto", "bpf", "breakpoint", "faults"]), default="auto", show_default=True, help="How to record."
 )
@@ -69,14 +81,13 @@ def command(
     """
     from leakline.session.interruption import Interruption
     from leakline.session.looking import TraceOptions, each, watch_allocations
-    from leakline.session.targets import select
     from leakline.sources.bpf import RecordingOptions
     from leakline.sources.procfs import ProcFs
 
     writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
     procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet=quiet)
     with interruption.listening():
-        chosen = select(procfs, [*pids, *more_pids], name)
+        chosen = select_targets(procfs, [*pids, *more_pids], name)
         if via == "faults":
             from leakline.session.fault_growth import watch_growth
 
