@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 __all__ = [
+    "DiffReport",
     "Finding",
     "LeaklineError",
     "Process",
@@ -25,8 +26,10 @@ __all__ = [
     "SystemTable",
     "VmaMemory",
     "__version__",
+    "compare_reports",
     "diagnose",
     "processes",
+    "read_reports",
     "scan",
     "scan_file",
     "system_memory",
@@ -35,12 +38,23 @@ __all__ = [
 if TYPE_CHECKING:
     from leakline.errors import LeaklineError
     from leakline.model.accounting import ProcessMemory, ProcessTable
+    from leakline.model.diff import DiffReport
     from leakline.model.finding import Finding, Report
     from leakline.model.mappings import VmaMemory
     from leakline.model.system import SystemTable
-    from leakline.session.api import Process, diagnose, processes, scan, scan_file, system_memory
+    from leakline.session.api import (
+        Process,
+        compare_reports,
+        diagnose,
+        processes,
+        read_reports,
+        scan,
+        scan_file,
+        system_memory,
+    )
 
 _HOMES = {
+    "DiffReport": "leakline.model.diff",
     "Finding": "leakline.model.finding",
     "LeaklineError": "leakline.errors",
     "Process": "leakline.session.api",
@@ -49,8 +63,10 @@ _HOMES = {
     "Report": "leakline.model.finding",
     "SystemTable": "leakline.model.system",
     "VmaMemory": "leakline.model.mappings",
+    "compare_reports": "leakline.session.api",
     "diagnose": "leakline.session.api",
     "processes": "leakline.session.api",
+    "read_reports": "leakline.session.api",
     "scan": "leakline.session.api",
     "scan_file": "leakline.session.api",
     "system_memory": "leakline.session.api",

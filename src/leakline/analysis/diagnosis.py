@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -114,9 +115,56 @@ def find_lost(scans: Sequence[HeapScan], trace: AllocationTrace | None, frames: 
         if allocation.size is not None:
             site.requested.append(allocation.size)
     unplaced = _join_by_form(older, list(sites.values()))
+    makers = _makers(list(sites.values()))
     findings = [_located(site, scans, trace, frames) for site in sites.values()]
-    findings += [_unlocated(group, scans) for group in unplaced]
+    for group in unplaced:
+        finding = _unlocated(group, scans)
+        findings.append(_with_odds(finding, _form(group[0].block), makers, frames))
     return rank(findings)
+
+
+def _with_odds(
+    finding: Finding,
+    form: tuple[str, int, str | None],
+    makers: Mapping[tuple[str, int, str | None], Sequence[_Site]],
+    frames: Mapping[int, tuple[Frame, ...]],
+) -> Finding:
+    """Which of several sites may have made blocks that nobody saw being allocated, by what each makes of that form."""
+    counts = [(sum(_form(leader.block) == form for leader in site.recorded), site) for site in makers.get(form, ())]
+    if not counts:
+        return finding
+    total, likeliest = sum(count for count, _ in counts), max(counts, key=lambda c: c[0])[1]
+    odds: Counter[str] = Counter()
+    for count, site in counts:
+        frame = _answer(site.stack, frames)
+        odds["an unknown place" if frame is None else place_of(frame)] += count
+    shares = {name: round(count / total, 3) for name, count in odds.most_common(4)}
+    makers_text = ", ".join(f"{name} ({share:.0%})" for name, share in shares.items())
+    text = f"blocks of this size and content were made meanwhile by {makers_text}"
+    evidence = Evidence(method="odds", text=text, values={**shares})
+    stack = tuple(frame for address in likeliest.stack for frame in frames.get(address, ()))
+    answer = _answer(likeliest.stack, frames)
+    return msgspec.structs.replace(
+        finding,
+        location=None if answer is None else answer.location,
+        location_is=None if answer is None else "inferred",
+        confidence="low",
+        stack=stack,
+        evidence=(*finding.evidence, evidence),
+    )
+
+
+def _answer(addresses: Stack, frames: Mapping[int, tuple[Frame, ...]]) -> Frame | None:
+    stack = [frame for address in addresses for frame in frames.get(address, ())]
+    index = answering_frame(stack)
+    return None if index is None else stack[index]
+
+
+def place_of(frame: Frame) -> str:
+    """A frame in a word: file and line, or function and module."""
+    if frame.file is not None and frame.line is not None:
+        return f"{frame.file.rsplit('/', 1)[-1]}:{frame.line}"
+    return f"{frame.function or '?'} in {frame.module or '?'}"
 
 
 def _same_block(allocation: Allocation, block: LostBlock) -> bool:
@@ -127,12 +175,17 @@ def _form(block: LostBlock) -> tuple[str, int, str | None]:
     return block.kind, block.size, block.content
 
 
-def _join_by_form(older: Sequence[_Leader], sites: Sequence[_Site]) -> list[list[_Leader]]:
-    """Give blocks without a record to the one site that makes blocks of their kind, size and content; return the rest, grouped."""
+def _makers(sites: Sequence[_Site]) -> dict[tuple[str, int, str | None], list[_Site]]:
     makers: dict[tuple[str, int, str | None], list[_Site]] = defaultdict(list)
     for site in sites:
         for form in {_form(leader.block) for leader in site.recorded}:
             makers[form].append(site)
+    return makers
+
+
+def _join_by_form(older: Sequence[_Leader], sites: Sequence[_Site]) -> list[list[_Leader]]:
+    """Give blocks without a record to the one site that makes blocks of their kind, size and content; return the rest, grouped."""
+    makers = _makers(sites)
     groups: dict[tuple[str, int, str | None], list[_Leader]] = defaultdict(list)
     for leader in older:
         groups[_form(leader.block)].append(leader)
@@ -175,7 +228,7 @@ def _scan_evidence(scans: Sequence[HeapScan], blocks: int) -> Evidence:
     return Evidence(method="scan", text=text, values={"scans": looks, "blocks": blocks, "seconds_apart": round(apart, 3)})
 
 
-def _exact_frames(stack: Stack, exact: int, frames: Mapping[int, tuple[Frame, ...]]) -> int:
+def exact_frames(stack: Stack, exact: int, frames: Mapping[int, tuple[Frame, ...]]) -> int:
     """How many frames the exact return addresses stand for, inlined ones counted."""
     return sum(len(frames.get(address, ())) for address in stack[:exact])
 
@@ -190,9 +243,9 @@ def _located(
     assert trace is not None  # a site comes from a trace  # noqa: S101
     stack = tuple(frame for address in site.stack for frame in frames.get(address, ()))
     answer = answering_frame(stack)
-    exact = _exact_frames(site.stack, site.exact, frames)
+    exact = exact_frames(site.stack, site.exact, frames)
     leaders = site.recorded + site.joined
-    size, bytes_recorded = sum(x.block.size for x in leaders), sum(x.block.size for x in site.recorded)
+    size, bytes_recorded = sum(x.block.size for x in leaders), sum(_stands_for(x.block.size, trace) for x in site.recorded)
     # Both scans must have called a block lost: only what was allocated before the first can count.
     seconds = (min(trace.ended_ns, scans[-2:][0].time_ns) - trace.began_ns) / 1e9
     low, high = poisson_interval(len(site.recorded))
@@ -212,6 +265,11 @@ def _located(
             },
         ),
     ]
+    if trace.sampled_bytes is not None:
+        text = (
+            f"one allocation in {trace.sampled_bytes:,} bytes was recorded, and no free: an address may have been used again unseen"
+        )
+        evidence.append(Evidence(method="sampling", text=text, values={"sampled_bytes": trace.sampled_bytes}))
     if site.joined:
         text = f"{len(site.joined)} older blocks have the same size and content, which no other recorded site makes"
         evidence.append(Evidence(method="equal form", text=text, values={"blocks": len(site.joined)}))
@@ -235,10 +293,29 @@ def _located(
         confidence=_confidence(scans, site.kind),
         fingerprint=fingerprint("lost", stack, form.size, form.content),
         location=None if answer is None else stack[answer].location,
-        location_is=None if answer is None else "inferred" if answer >= exact else "recorded",
+        location_is=location_is(trace, answer, exact),
         stack=stack,
         evidence=tuple(evidence),
     )
+
+
+def _stands_for(size: int, trace: AllocationTrace) -> int:
+    """The bytes that a recorded block is one sample of."""
+    return size if trace.sampled_bytes is None else max(size, trace.sampled_bytes)
+
+
+def location_is(trace: AllocationTrace, answer: int | None, exact: int) -> Literal["recorded", "inferred"] | None:
+    """How sure a location is.
+
+    Args:
+        trace: where the stack comes from.
+        answer: the index of the frame that is the location.
+        exact: how many frames are exact.
+
+    """
+    if answer is None:
+        return None
+    return "inferred" if answer >= exact or trace.sampled_bytes is not None else "recorded"
 
 
 def _unlocated(group: Sequence[_Leader], scans: Sequence[HeapScan]) -> Finding:
@@ -266,42 +343,6 @@ def _unlocated(group: Sequence[_Leader], scans: Sequence[HeapScan]) -> Finding:
         stack=(),
         evidence=tuple(evidence),
     )
-
-
-def find_outstanding(trace: AllocationTrace, scans: Sequence[HeapScan], frames: Mapping[int, tuple[Frame, ...]]) -> list[Finding]:
-    """What was allocated while we looked, is not freed, and that no scan calls lost: not a leak yet."""
-    lost = {block.address for block in scans[-1].lost} if scans else set()
-    groups: dict[Stack, list[Allocation]] = defaultdict(list)
-    for allocation in trace.allocations:
-        if allocation.address not in lost and allocation.stack:
-            groups[allocation.stack].append(allocation)
-    kind: FindingKind = "reachable" if scans else "outstanding"
-    findings = []
-    for addresses, group in groups.items():
-        stack = tuple(frame for address in addresses for frame in frames.get(address, ()))
-        answer, exact = answering_frame(stack), _exact_frames(addresses, group[0].exact, frames)
-        size = sum(a.size or 0 for a in group)
-        text = f"{len(group)} blocks were allocated here within {trace.duration_seconds:.1f} s and not freed"
-        values: dict[str, int | float | str] = {"engine": trace.engine, "blocks": len(group), "events_lost": trace.lost}
-        findings.append(
-            Finding(
-                kind=kind,
-                subject=Subject(type="heap", name="[heap]"),
-                bytes=size,
-                blocks=len(group),
-                indirect_bytes=0,
-                indirect_blocks=0,
-                rate_bytes_per_second=None,
-                rate_interval=None,
-                confidence="low",
-                fingerprint=fingerprint(kind, stack, None, None),
-                location=None if answer is None else stack[answer].location,
-                location_is=None if answer is None else "inferred" if answer >= exact else "recorded",
-                stack=stack,
-                evidence=(Evidence(method="trace", text=text, values=values),),
-            )
-        )
-    return rank(findings)
 
 
 def growing_finding(trend: SeriesTrend, mapping: VmaGrowth | None) -> Finding:

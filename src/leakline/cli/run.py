@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from leakline.cli.options import Duration, Output, WithCommand, fail_on_option, fails, output_options, speaker
+from leakline.cli.filters import active_filters
+from leakline.cli.options import (
+    Duration,
+    Output,
+    WithCommand,
+    findings_exit_options,
+    launched_status,
+    output_options,
+    speaker,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,8 +50,7 @@ _SHORTEST_SECONDS = 0.5
 )
 @click.option("--valgrind-option", "arguments", multiple=True, metavar="OPTION", help="For valgrind; may be repeated.")
 @click.option("--show-content", is_flag=True, help="Characters that lost blocks hold; they may be secrets.")
-@click.option("--findings-exit", type=click.IntRange(1, 255), help="Exit with this status if something was found.")
-@fail_on_option
+@findings_exit_options
 @output_options
 @click.pass_context
 def command(
@@ -78,15 +86,14 @@ def command(
     launched: list[str] = ctx.meta.get("leakline.command") or []
     if not launched:
         raise click.UsageError("there is no command: leakline run -- COMMAND")
-    if as_json and output is None:
-        raise click.UsageError("--json needs --output FILE: stdout is the program's")
     if arguments and engine != "valgrind":
         raise click.UsageError("--valgrind-option goes with --engine valgrind")
     if engine != "agent" and (every is not None or catch_signals):
         raise click.UsageError("--every and --catch-signals go with --engine agent")
     if every is not None and every < _SHORTEST_SECONDS:
         raise click.BadParameter("at least 500ms", param_hint="--every")
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
+    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
+    writer.require_file()
     details = Details(census=writer.as_json, content=show_content)
     options = RunOptions(follow=follow, details=details, every=every, catch_signals=catch_signals)
     say = speaker(quiet=quiet)
@@ -100,10 +107,13 @@ def command(
     if engine == "agent":
         outcome = Run(ProcFs(), options, say, publish).run(launched)
     else:
-        from leakline.session.checking import run_checker
+        from leakline.session.checking import CheckerOptions, run_checker
 
-        outcome = run_checker(engine, launched, follow=follow != "none", arguments=arguments, say=say)
+        rules = active_filters()
+        checking = CheckerOptions(
+            follow=follow != "none", arguments=arguments, suppressions="" if rules is None else rules.for_valgrind
+        )
+        outcome = run_checker(engine, launched, checking, say)
     if outcome.reports:
         writer.write(outcome.reports, sys.stderr, replace=every is not None)
-    level = fail_on or (None if findings_exit is None else "low")
-    return (findings_exit or 1) if fails(outcome.reports, level) else outcome.status
+    return launched_status(outcome.reports, outcome.status, findings_exit, fail_on)

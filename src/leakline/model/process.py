@@ -43,3 +43,9 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     tgid: int | None
     """The process that a thread belongs to."""
     threads: int | None
+    own_pid: int | None = None
+    """Its number in its own PID namespace; None before Linux 4.1."""
+    process: int | None = None
+    """Of a thread, the process that it belongs to (Tgid)."""
+    caught: int = 0
+    """Signals that the program handles itself, as a mask: bit N-1 for signal N (SigCgt)."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from leakline.analysis.diagnosis import find_lost, find_outstanding, rank
+from leakline.analysis.diagnosis import find_lost, rank
+from leakline.analysis.outstanding import find_outstanding
 from leakline.errors import LeaklineError, NotSupported
 from leakline.model.finding import AgentCost, NotJudged, Report, Target
 from leakline.session.attributing import attribute, outstanding

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from leakline.errors import NotPossible
+from leakline.errors import NotPossible, PauseTooLong
 from leakline.model.ranges import Range, subtract
 from leakline.native.heap import MemoryCopy
 from leakline.session.process_libc import find_libc
@@ -86,6 +86,8 @@ class Imager:
         self._procfs = procfs
         self.pid = pid
         self._max_pause = max_pause
+        self._patience = stop_deadline
+        # While it waits for the last thread to stop, the others stand still already.
         self._stop_deadline = stop_deadline if max_pause is None else min(stop_deadline, max_pause)
         self.vmas = procfs.maps(pid)
         """Its mappings at the beginning."""
@@ -147,7 +149,7 @@ class Imager:
             NotPossible: a thread did not stop in time.
 
         """
-        return glance(self._procfs, self.pid, self._stop_deadline, sharers(self.pid, self._procfs.pids()))
+        return glance(self._procfs, self.pid, self._patience, sharers(self.pid, self._procfs.pids()))
 
     def take_running(self, threads: Sequence[ThreadState], leave_out: Sequence[Range] = ()) -> HeapImage:
         """Copy its memory while it runs on and changes it.
@@ -210,8 +212,26 @@ class Imager:
         code = libc_code(vmas, self._libc)
         return any(thread.may_be_in_malloc(code) for thread in threads)
 
+    def expected_pause_ns(self) -> tuple[int, int]:
+        """How long the process would stand still for a copy, and the copy's bytes; a copy of some of it while it runs tells.
+
+        Raises:
+            TargetGone: it ended meanwhile.
+
+        """
+        memory = RemoteMemory(self._procfs.root, self.pid)
+        with PageMap(self._procfs.root, self.pid) as pages, closing(memory):
+            runs = pages.own_runs(self._procfs.maps(self.pid))
+            return self._expected_ns(memory, runs, buffer_for(min(_size(runs), _TRIAL) + PAGE)), _size(runs)
+
     def _require_short(self, memory: RemoteMemory, runs: Sequence[Range], buffer: mmap.mmap, longest: float) -> None:
-        """Refuse, before anything stops, a copy that would take longer: some of it is copied from the running process to tell."""
+        """Refuse, before anything stops, a copy that would take longer."""
+        expected = self._expected_ns(memory, runs, buffer)
+        if expected > longest * 1e9:
+            raise self._too_long(f"the copy of {_size(runs) >> 20} MiB would take about {expected / 1e6:.0f} ms")
+
+    def _expected_ns(self, memory: RemoteMemory, runs: Sequence[Range], buffer: mmap.mmap) -> int:
+        """Some of it is copied from the running process to tell."""
         trial, size = [], 0
         for start, end in runs:
             trial.append((start, min(end, start + _TRIAL - size)))
@@ -222,15 +242,10 @@ class Imager:
         memory.copy(trial, buffer)
         took = time.monotonic_ns() - began
         threads = len(self._procfs.threads(self.pid))
-        expected = took * _size(runs) / max(size, 1) + _STOP_NS + threads * _THREAD_NS
-        if expected > longest * 1e9:
-            raise self._too_long(f"the copy of {_size(runs) >> 20} MiB would take about {expected / 1e6:.0f} ms")
+        return int(took * _size(runs) / max(size, 1) + _STOP_NS + threads * _THREAD_NS)
 
-    def _too_long(self, why: str) -> NotPossible:
-        return NotPossible(
-            f"process {self.pid} would stand still for longer than {(self._max_pause or 0) * 1e3:g} ms: {why}",
-            hint="Allow a longer --max-pause, or scan with --no-stop.",
-        )
+    def _too_long(self, why: str) -> PauseTooLong:
+        return PauseTooLong(f"process {self.pid} would stand still for longer than {(self._max_pause or 0) * 1e3:g} ms: {why}")
 
     def _until(self, began_ns: int) -> int | None:
         return None if self._max_pause is None else began_ns + int(self._max_pause * 1e9)

@@ -17,7 +17,7 @@ import msgspec
 from leakline.errors import LeaklineError
 from leakline.model.finding import Report
 from leakline.present.text import printable
-from leakline.session.diagnosing import Diagnosis
+from leakline.session.diagnosing import Diagnosis, DiagnosisOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -139,7 +139,7 @@ def diagnose_command(
     command: Sequence[str],
     interruption: Interruption,
     say: Callable[[str], None],
-    budget_seconds: float,
+    options: DiagnosisOptions,
     write: Callable[[Sequence[Report], IO[str]], None],
 ) -> Outcome:
     """Start a program, diagnose it while it runs, write the report to stderr (or where `write` puts it), and wait for its end."""
@@ -150,7 +150,7 @@ def diagnose_command(
         reports: Sequence[Report] = ()
         try:
             _wait_for_libc(procfs, program, interruption)
-            reports = Diagnosis(procfs, interruption, say, budget_seconds).run([program.pid])
+            reports = Diagnosis(procfs, interruption, say, options).run([program.pid])
             write(reports, sys.stderr)
         except LeaklineError as error:
             if program.poll() is None:

@@ -65,6 +65,10 @@ class Scanner:
         self.image: HeapImage | None = None
         """The process as the last look found it."""
 
+    def expected_pause_ns(self) -> tuple[int, int]:
+        """How long a look would hold the process still, and the bytes that it copies."""
+        return self._imager.expected_pause_ns()
+
     def scan(self) -> HeapScan:
         """Look once.
 

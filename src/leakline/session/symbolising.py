@@ -37,11 +37,14 @@ def with_stacks(
     if resolver is None:
         return tuple(allocations), {}
     completed = []
+    unwound: dict[int, tuple[int, ...]] = {}  # a copied top serves many allocations
     for allocation in allocations:
         if allocation.top is None:
             completed.append(allocation)
             continue
-        exact = unwind(allocation.top, resolver.frame_rule)
+        exact = unwound.get(id(allocation.top))
+        if exact is None:
+            exact = unwound[id(allocation.top)] = unwind(allocation.top, resolver.frame_rule, resolver.frame_row)
         stack = joined(exact, allocation.stack)
         completed.append(msgspec.structs.replace(allocation, stack=stack, exact=max(len(exact), 1), top=None))
     return tuple(completed), _frames(resolver, {address for allocation in completed for address in allocation.stack}, say)

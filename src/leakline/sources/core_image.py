@@ -73,10 +73,11 @@ class StoredImage(msgspec.Struct, frozen=True, kw_only=True):
         """The mapped file, if it lies on this machine and is the same."""
         if vma.path is None or not vma.is_file:
             return None
-        return _same_file(vma.path, self.build_ids.get(vma.start))
+        return same_file(vma.path, self.build_ids.get(vma.start))
 
 
-def _same_file(path: str, wanted: str | None) -> bytes | None:
+def same_file(path: str, wanted: str | None) -> bytes | None:
+    """The file at a path, if it lies here and has the build-id that is wanted."""
     try:
         with Elf.open(path, path) as elf:
             return os.fsencode(path) if wanted is None or elf.build_id == wanted else None
@@ -95,19 +96,42 @@ def open_image(path: Path) -> StoredImage:
 
     """
     name = readable(str(path))
-    try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except (OSError, ValueError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or "it is empty"
-        raise InvalidRequest(f"cannot read {name}: {why}", hint="Give a core file, or what `scan --save` wrote.") from error
+    data = map_core(path)
     core = parse_core(memoryview(data), name)
-    runs = [segment for segment in core.segments if segment.size]
-    copy = MemoryCopy(data, [(s.start, s.start + s.size) for s in runs], [s.offset for s in runs])
+    copy = core_memory(core, data)
     threads = tuple(ThreadState(tid=t.tid, registers=t.registers, xsave=t.xsave) for t in core.threads)
     missing = sum(segment.missing for segment in core.segments)
     ours = core.note(_OWNER, _OURS)
     return _ours(ours, name, copy, threads, missing) if ours else _foreign(core, name, copy, threads, missing)
+
+
+def core_build_ids(core: CoreFile, copy: MemoryCopy, vmas: Sequence[Vma]) -> dict[int, str]:
+    """Build-ids of mapped files, as far as the core file holds their first pages, by the start of each mapping."""
+    found = {m.path: build for m in core.mappings if not m.offset and (build := build_id(copy.read(m.start, _PAGE)))}
+    return {v.start: found[path] for v in vmas if v.path and (path := os.fsencode(v.path)) in found}
+
+
+def core_memory(core: CoreFile, data: mmap.mmap) -> MemoryCopy:
+    """The memory that a core file holds."""
+    runs = [segment for segment in core.segments if segment.size]
+    return MemoryCopy(data, [(s.start, s.start + s.size) for s in runs], [s.offset for s in runs])
+
+
+def map_core(path: Path) -> mmap.mmap:
+    """A core file, mapped.
+
+    Raises:
+        InvalidRequest: it cannot be opened.
+
+    """
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is empty"
+        raise InvalidRequest(
+            f"cannot read {readable(str(path))}: {why}", hint="Give a core file, or what `scan --save` wrote."
+        ) from error
 
 
 def _ours(note: bytes, name: str, copy: MemoryCopy, threads: tuple[ThreadState, ...], missing: int) -> StoredImage:
@@ -154,14 +178,12 @@ def _foreign(core: CoreFile, name: str, copy: MemoryCopy, threads: tuple[ThreadS
     if not core.mappings:
         hint = "The kernel writes one since Linux 3.7, and so does gdb's gcore."
         raise NotPossible(f"{name} has no table of the files that were mapped (NT_FILE)", hint=hint)
-    build_ids = {m.start: found for m in core.mappings if not m.offset and (found := build_id(copy.read(m.start, _PAGE)))}
-    of_file = {m.path: build_ids[m.start] for m in core.mappings if m.start in build_ids}
-    vmas = _vmas(core)
-    build_ids = {v.start: of_file[path] for v in vmas if v.path and (path := os.fsencode(v.path)) in of_file}
+    vmas = core_vmas(core)
+    build_ids = core_build_ids(core, copy, vmas)
     entry = core.auxiliary.get(_AT_ENTRY)
     program = next((vma for vma in vmas if entry is not None and vma.is_file and entry in vma), None)
     libc = _libc(name, vmas, program, build_ids)
-    local = None if libc.path is None else _same_file(libc.path, build_ids.get(libc.start))
+    local = None if libc.path is None else same_file(libc.path, build_ids.get(libc.start))
     if local is None:
         known = build_ids.get(libc.start)
         raise NotPossible(
@@ -197,14 +219,14 @@ def _foreign(core: CoreFile, name: str, copy: MemoryCopy, threads: tuple[ThreadS
 
 
 def _libc(name: str, vmas: list[Vma], program: Vma | None, build_ids: Mapping[int, str]) -> Vma:
-    path = None if program is None or program.path is None else _same_file(program.path, build_ids.get(program.start))
+    path = None if program is None or program.path is None else same_file(program.path, build_ids.get(program.start))
     if path is not None:
         with suppress(OSError, ParseError), Elf.open(path, name) as elf:
             return require_glibc(vmas, elf)
     return require_glibc(vmas, None)
 
 
-def _vmas(core: CoreFile) -> list[Vma]:
+def core_vmas(core: CoreFile) -> list[Vma]:
     """The mappings, as far as a core file tells them: device and inode are a number for each file."""
     numbers: dict[bytes, int] = {}
     files = sorted(core.mappings, key=lambda mapping: mapping.start)

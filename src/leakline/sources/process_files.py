@@ -51,7 +51,17 @@ def parse_status(data: bytes) -> ProcessStatus:
         tracer_pid=integer(tracer, "status"),
         tgid=integer(fields[b"Tgid"], "status") if b"Tgid" in fields else None,
         threads=integer(fields[b"Threads"], "status") if b"Threads" in fields else None,
+        own_pid=integer(fields[b"NSpid"].split()[-1], "status") if fields.get(b"NSpid") else None,
+        process=integer(fields[b"Tgid"], "status") if b"Tgid" in fields else None,
+        caught=_mask(fields.get(b"SigCgt", b"0")),
     )
+
+
+def _mask(digits: bytes) -> int:
+    try:
+        return int(digits, 16)
+    except ValueError as error:
+        raise ParseError(f"status: not a mask of signals: {digits[:40]!r}") from error
 
 
 def status_amounts(data: bytes) -> dict[str, int]:

@@ -88,6 +88,16 @@ class ProcFs:
         with translated(pid, "list the threads"):
             return sorted(int(name) for name in os.listdir(self.root / str(pid) / "task"))
 
+    def has_descriptor(self, pid: int, target: str) -> bool:
+        """Whether one of its file descriptors leads there, as readlink(2) has it."""
+        folder = self.root / str(pid) / "fd"
+        with translated(pid, "list the descriptors"):
+            for name in os.listdir(folder):
+                with suppress(OSError):
+                    if os.readlink(folder / name) == target:
+                        return True
+        return False
+
     def living_thread(self, pid: int) -> int:
         """The process's own number, or that of a thread that lives where the first one has ended: then only that has memory."""
         if not self.stat(pid).is_zombie:
@@ -112,6 +122,10 @@ class ProcFs:
             if name in limits and key in status
         ]
         return max(0, min(rooms)) if rooms else None
+
+    def stack_limit(self, pid: int) -> int | None:
+        """RLIMIT_STACK in bytes; None for unlimited."""
+        return parse_limits(self._read(pid, "limits")).get("Max stack size")
 
     def memory_cgroup(self, pid: int) -> str | None:
         """The control group that its memory is charged to."""

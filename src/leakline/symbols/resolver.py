@@ -20,7 +20,7 @@ from leakline.symbols.demangle import demangle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from leakline.formats.eh_frame import FrameRule
+    from leakline.formats.eh_frame import FrameRow, FrameRule
     from leakline.model.vma import Vma
 
 
@@ -53,6 +53,12 @@ class Resolver:
         self._modules: dict[tuple[tuple[int, int], int, str], _Module] = {}
         self.problems: list[str] = []
 
+    def over(self, vmas: Sequence[Vma]) -> Resolver:
+        """A resolver over other mappings that shares the modules which are open already."""
+        other = Resolver(vmas, self._open_as, self._root)
+        other._modules, other.problems = self._modules, self.problems
+        return other
+
     def vma_at(self, address: int) -> Vma | None:
         """The mapping that holds the address."""
         index = bisect.bisect_right(self._starts, address) - 1
@@ -60,10 +66,18 @@ class Resolver:
 
     def frame_rule(self, address: int) -> FrameRule | None:
         """How to find the caller of the frame that is at this address; None where that is not known."""
-        vma = self.vma_at(address)
-        module = None if vma is None else self._module(vma)
-        place = None if vma is None or module is None else module.loads(address - vma.start + vma.offset)
-        return None if module is None or module.frames is None or place is None else module.frames.rule(place)
+        at = self.place_of(address)
+        return None if at is None or at[0].frames is None else at[0].frames.rule(at[1])
+
+    def frame_row(self, address: int) -> FrameRow | None:
+        """All that call frame information says of the frame that is at this address; None where it says nothing."""
+        at = self.place_of(address)
+        return None if at is None or at[0].frames is None else at[0].frames.row(at[1])
+
+    def debug_place(self, address: int) -> tuple[bytes, int] | None:
+        """The file with the debug information of an address, and what it is there (ELF virtual address); None without any."""
+        at = self.place_of(address)
+        return None if at is None or at[0].lines_in is None else (at[0].lines_in, at[1])
 
     def frames(self, addresses: Iterable[int], *, returns: bool = True) -> dict[int, tuple[Frame, ...]]:
         """The frames at each address, inlined ones first.
@@ -73,21 +87,24 @@ class Resolver:
             returns: they are return addresses: the call lies one byte before, perhaps on an earlier line.
 
         """
-        step = 1 if returns else 0
-        found: dict[int, tuple[Frame, ...]] = {}
-        batches: dict[int, tuple[_Module, dict[int, int]]] = {}
-        for address in set(addresses):
-            vma = self.vma_at(address - step)
-            module = None if vma is None else self._module(vma)
-            place = None if vma is None or module is None else module.loads(address - step - vma.start + vma.offset)
-            if module is None or place is None:
-                name = None if vma is None or vma.path is None else readable(vma.path)
-                found[address] = (Frame(function=None, file=None, line=None, module=name, address=address),)
-                continue
-            batches.setdefault(id(module), (module, {}))[1][address] = place
-        for module, places in batches.values():
-            found |= self._in_module(module, places, step)
-        return found
+        return frames_together([(self, addresses, returns)])[0]
+
+    def place_of(self, address: int) -> tuple[_Module, int] | None:
+        """The module that an address lies in, and its ELF virtual address there."""
+        vma = self.vma_at(address)
+        module = None if vma is None else self._module(vma)
+        place = None if vma is None or module is None else module.loads(address - vma.start + vma.offset)
+        return None if module is None or place is None else (module, place)
+
+    def nameless(self, address: int, step: int) -> Frame:
+        """The frame of an address that lies in no module's file."""
+        vma = self.vma_at(address - step)
+        name = None if vma is None or vma.path is None else readable(vma.path)
+        return Frame(function=None, file=None, line=None, module=name, address=address)
+
+    def in_module(self, module: _Module, places: Iterable[int], step: int) -> dict[int, tuple[Frame, ...]]:
+        """The frames at each place of a module."""
+        return self._in_module(module, {place: place for place in places}, step)
 
     def _in_module(self, module: _Module, places: dict[int, int], step: int) -> dict[int, tuple[Frame, ...]]:
         answers: list[list[SourceLocation]] = [[] for _ in places]
@@ -190,3 +207,32 @@ class Resolver:
         except (ParseError, OSError) as error:
             self.problems.append(f"{name}: {error}")
             return nothing
+
+
+def frames_together(wanted: Sequence[tuple[Resolver, Iterable[int], bool]]) -> list[dict[int, tuple[Frame, ...]]]:
+    """The frames of addresses in several resolvers: modules that they share are asked once.
+
+    Args:
+        wanted: a resolver, addresses, and whether these are return addresses (the call lies one byte before).
+
+    """
+    batches: dict[tuple[int, int], tuple[Resolver, _Module, set[int]]] = {}
+    placed: list[dict[int, tuple[int, int, int]]] = []
+    found: list[dict[int, tuple[Frame, ...]]] = []
+    for resolver, addresses, returns in wanted:
+        step = 1 if returns else 0
+        here, known = dict[int, tuple[int, int, int]](), dict[int, tuple[Frame, ...]]()
+        for address in set(addresses):
+            at = resolver.place_of(address - step)
+            if at is None:
+                known[address] = (resolver.nameless(address, step),)
+                continue
+            module, place = at
+            batches.setdefault((id(module), step), (resolver, module, set()))[2].add(place)
+            here[address] = id(module), step, place
+        placed.append(here)
+        found.append(known)
+    answers = {key: resolver.in_module(module, places, key[1]) for key, (resolver, module, places) in batches.items()}
+    for here, known in zip(placed, found, strict=True):
+        known |= {address: answers[module, step][place] for address, (module, step, place) in here.items()}
+    return found

@@ -1,0 +1,69 @@
+"""Where a report on page faults goes, and as what."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING
+
+from leakline.cli.options import closed_pipe_allowed
+from leakline.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from leakline.model.faults import FaultReport
+    from leakline.present.screen import Color
+
+
+class FaultOutput:
+    """Text, JSON, or a picture, on a stream or in a file.
+
+    Raises:
+        InvalidRequest: the file exists, and --force was not given; or it cannot be written.
+
+    """
+
+    def __init__(self, path: Path | None, *, as_json: bool, force: bool, limit: int, color: Color, sites: bool) -> None:
+        self._path, self._limit, self._sites = path, limit, sites
+        self._color: Color = color
+        ending = "" if path is None else path.suffix
+        self._json = as_json or ending == ".json"
+        self._picture = ending.removeprefix(".") if ending in (".svg", ".png") and not as_json else None
+        if path is not None and path.exists() and not force:
+            raise InvalidRequest(f"{path} exists", hint="Choose another file, or replace it with --force.")
+        if path is not None and not path.parent.is_dir():
+            raise InvalidRequest(f"{path.parent} is not a folder", hint="Make it first.")
+
+    def write(self, reports: Sequence[FaultReport], stream: IO[str]) -> None:
+        """Write the reports: to the file, else to the stream."""
+        if self._path is None:
+            with closed_pipe_allowed():
+                self._write(reports, stream, self._color)
+                stream.flush()
+            return
+        try:
+            if self._picture is not None:
+                self._path.write_bytes(self._drawn(reports))
+                return
+            with self._path.open("w", encoding="utf-8") as file:
+                self._write(reports, file, "never")
+        except OSError as error:
+            raise InvalidRequest(f"cannot write {self._path}: {error.strerror}", hint="Choose another file.") from error
+
+    def _drawn(self, reports: Sequence[FaultReport]) -> bytes:
+        from leakline.present.fault_chart import faults_svg
+        from leakline.present.png import png_of
+
+        svg = faults_svg(reports)
+        return png_of(svg) if self._picture == "png" else svg.encode()
+
+    def _write(self, reports: Sequence[FaultReport], stream: IO[str], color: Color) -> None:
+        from leakline.model.faults import FaultReports
+        from leakline.present.faults import describe_faults
+        from leakline.present.json import to_json
+        from leakline.present.screen import write_lines
+
+        if self._json:
+            stream.write(to_json(reports[0] if len(reports) == 1 else FaultReports(targets=tuple(reports))))
+        else:
+            write_lines(describe_faults(reports, self._limit, sites=self._sites), stream, color)

@@ -1,0 +1,114 @@
+"""`leakline faults`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from leakline.cli.options import (
+    Duration,
+    Size,
+    WithCommand,
+    any_named,
+    group_options,
+    output_options,
+    select_targets,
+    speaker,
+    target_options,
+)
+
+if TYPE_CHECKING:
+    from leakline.present.screen import Color
+
+
+@click.command("faults", cls=WithCommand)
+@target_options
+@group_options
+@click.option("-i", "--interval", type=Duration(), help="Say what came in each stretch of so long; the columns of pictures. [1s]")
+@click.option("-d", "--duration", type=Duration(), help="How long; else until Ctrl-C, or until the processes have ended.")
+@click.option("--sites", is_flag=True, help="Each code line with its stack.")
+@click.option(
+    "--by", type=click.Choice(["line", "vma", "cause", "thread"]), default="line", show_default=True, help="What to join."
+)
+@click.option("--major", is_flag=True, help="Only faults that had to wait for a disk, swap or another process.")
+@click.option("--every", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Look at every Nth fault only.")
+@click.option("--stack-bytes", type=Size(), default="1KiB", show_default=True, help="How much of a stack is copied.")
+@click.option("--core", type=click.Path(dir_okay=False, path_type=Path), help="Explain the signal that left this core dump.")
+@click.option("--findings-exit", type=click.IntRange(1, 255), help="Exit with this status if a fault was fatal.")
+@output_options
+@click.pass_context
+def command(
+    ctx: click.Context,
+    pids: tuple[int, ...],
+    more_pids: tuple[int, ...],
+    name: str | None,
+    interval: float | None,
+    duration: float | None,
+    sites: bool,
+    by: Literal["line", "vma", "cause", "thread"],
+    major: bool,
+    every: int,
+    stack_bytes: int,
+    core: Path | None,
+    findings_exit: int | None,
+    as_json: bool,
+    output: Path | None,
+    force: bool,
+    limit: int,
+    color: Color,
+    quiet: bool,
+) -> int:
+    """Show how a process gets its pages, and of what it died.
+
+    Each page fault with its cause (first touch, copy on write, read from disk...), its mapping and its code line. A program that is
+    started by `-- COMMAND` is followed to its end: a SIGSEGV or SIGBUS is explained, its own handlers run, and its exit status is
+    passed on. No privilege is needed for one's own processes where kernel.perf_event_paranoid is at most 2; root sees more.
+    """
+    import sys
+
+    from leakline.cli.fault_output import FaultOutput
+    from leakline.session.faulting import FaultSettings
+    from leakline.session.interruption import Interruption
+    from leakline.sources.procfs import ProcFs
+
+    launched: list[str] = ctx.meta.get("leakline.command") or []
+    chosen = [*pids, *more_pids]
+    if bool(launched) + bool(core) + any_named(chosen, name) > 1:
+        raise click.UsageError("give processes, or -- COMMAND, or --core FILE")
+    if launched and as_json and output is None:
+        raise click.UsageError("--json needs --output FILE: stdout is the program's")
+    if sites and by != "line":
+        raise click.UsageError("--sites goes with --by line")
+    if interval is not None and interval < 0.01:
+        raise click.BadParameter("at least 10ms", param_hint="--interval")
+    writer = FaultOutput(output, as_json=as_json, force=force, limit=limit, color=color, sites=sites)
+    say = speaker(quiet=quiet)
+    if core is not None:
+        from leakline.session.core_faults import explain_core
+
+        writer.write([explain_core(core, say)], sys.stdout)
+        return 0
+    size = min(max(stack_bytes // 8 * 8, 0), 65528)  # the kernel's own limit
+    settings = FaultSettings(
+        by=by, every=every, stack_bytes=size, major_only=major, interval=interval or 1.0, tell=interval is not None
+    )
+    interruption = Interruption()
+    with interruption.listening():
+        if launched:
+            from leakline.session.fault_launching import FaultLaunch
+
+            outcome = FaultLaunch(ProcFs(), settings, say).run(launched)
+            if outcome.report is None:
+                return outcome.status
+            writer.write([outcome.report], sys.stderr)
+            fatal = any(group.crash is not None and group.crash.fatal for group in outcome.report.faults)
+            return findings_exit if findings_exit is not None and fatal else outcome.status
+        from leakline.session.faulting import watch_faults
+
+        targets = select_targets(ProcFs(), chosen, name)
+        seconds = float("inf") if duration is None else duration
+        reports = watch_faults(ProcFs(), targets, seconds, settings, interruption=interruption, say=say)
+    writer.write(reports, sys.stdout)
+    return 0
