@@ -441,7 +441,7 @@ def test_an_allocator_in_front(agent: Path, build: Build, tmp_path: Path) -> Non
 @pytest.mark.skipif(Path("/proc/sys/kernel/core_pattern").read_text() != "core\n", reason="cores are not plain files here")
 def test_core_dumps_hold_none_of_the_tables(agent: Path, build: Build, tmp_path: Path) -> None:
     """Only the library itself is in them."""
-    sizes = []
+    sizes: list[int] = []
     for preload in ("", str(agent)):
         folder = tmp_path / f"core{len(sizes)}"
         folder.mkdir()
