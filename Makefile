@@ -37,7 +37,8 @@ format: .venv/.developing ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 test: .venv/.developing ## the tests, in under ten minutes
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow and not alone' -n 4 --dist worksteal
+	$(BIN)/pytest -m 'not slow and alone'
 
 agent-check: build/libleakline-agent-check.so ## the agent that walks every stack again and compares
 
@@ -51,6 +52,11 @@ glibcs: ## the C libraries of several Debian releases, in build/glibcs, where th
 test-real: .venv/.developing glibcs ## the longer tests on real processes
 	$(BIN)/pytest -m slow tests/real
 
+test-kernel: .venv/.developing ## a real kernel that leaks, booted in user-mode Linux (LEAKLINE_UML_DIR: a ready one)
+	tools/install-packages kernel
+	[ -n "$$LEAKLINE_UML_DIR" ] || [ -e build/uml/linux ] || tools/build-uml build/uml
+	$(BIN)/pytest -m slow tests/kernel
+
 bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
@@ -60,6 +66,7 @@ bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/agent.py
+	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/faults.py
 
 docs: .venv/.installed ## regenerate the JSON schemas
@@ -71,4 +78,4 @@ dist: .venv/.developing ## wheel and source archive in dist/
 clean: ## remove what was built
 	rm -rf .venv build dist src/leakline/_native .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo check format test agent-check glibcs test-real bench docs dist clean
+.PHONY: help setup demo check format test agent-check glibcs test-real test-kernel bench docs dist clean

@@ -17,7 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 LIBRARIES = ["heap", "smaps"]  # folders of native/
 AGENT = ["agent", "unwind"]  # which make up one library
 LIBRARY_FLAGS = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-fvisibility=default", "-shared", "-fPIC"]
-BPF_FLAGS = ["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-D__TARGET_ARCH_x86"]
+BPF_FLAGS = ["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3", "-D__TARGET_ARCH_x86"]
 
 
 class NativeBuildHook(BuildHookInterface[Any]):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from leakline.native.parts import part_path
@@ -116,14 +118,42 @@ def main() -> None:
         compare("4096 paths of 50 frames", [program, "varied", "1000000", "50"])
         compare("below alloca frames of 300 sizes", [program, "alloca", "5000000"])
         compare("2000 threads in turn", [program, "churn", "2000"])
+        compare("10000 threads in turn", [program, "churn", "10000"], pairs=1)
         compare("8 M blocks of 24 bytes, kept", [program, "keep", "8000000"])
+        start_up()
 
 
-def compare(name: str, command: list[str], **more: str) -> None:
+def start_up() -> None:
+    """Of a program that does nothing, without what Python needs to start: the agent, and the check at the end."""
+    library = str(part_path("libleakline-agent.so"))
+    bare, agent, checked = [], [], []
+    leakline = str(Path(sys.executable).parent / "leakline")
+    for _ in range(4 * PAIRS):
+        bare.append(seconds(["/bin/true"], {}))
+        agent.append(seconds(["/bin/true"], {"LD_PRELOAD": library}))
+    for _ in range(PAIRS):
+        with tempfile.NamedTemporaryFile() as out:
+            subprocess.run([leakline, "run", "-q", "--json", "-f", "-o", out.name, "--", "/bin/true"], check=True)
+            checked.append(json.loads(Path(out.name).read_bytes())["cost"]["duration_ns"] / 1e6)
+    print(
+        f"/bin/true takes {1000 * (statistics.median(agent) - statistics.median(bare)):.2f} ms longer with the agent; "
+        f"with the check at its end {statistics.median(checked):.0f} ms from start to report (best {min(checked):.0f})",
+        flush=True,
+    )
+
+
+def seconds(command: list[str], more: dict[str, str]) -> float:
+    """From start to end."""
+    began = time.perf_counter()
+    subprocess.run(command, env={**os.environ, **more}, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def compare(name: str, command: list[str], pairs: int = PAIRS, **more: str) -> None:
     """Interleaved pairs, as other loads on the machine come and go."""
     library = str(part_path("libleakline-agent.so"))
     ratios, times, sizes = [], [], []
-    for _ in range(PAIRS):
+    for _ in range(pairs):
         bare, bare_size = measure(command, more)
         agent, agent_size = measure(command, {**more, "LD_PRELOAD": library})
         ratios.append(agent / bare)

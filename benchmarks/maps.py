@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 
+import processes
 from peers import OURS, START, rounds
 
 RUNS = 15
-MANY = """
-import ctypes, mmap, time
-libc, count = ctypes.CDLL(None, use_errno=True), 5000 - 120
-memory = mmap.mmap(-1, count * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-for page in range(count):
-    memory[page * 4096] = 1
-base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-for page in range(0, count, 2):
-    assert libc.mprotect(ctypes.c_void_p(base + page * 4096), 4096, 1) == 0
-print(1, flush=True)
-time.sleep(600)
-"""
+BAR = 0.5
 
 
 def main() -> None:
-    process = subprocess.Popen([sys.executable, "-c", MANY], stdout=subprocess.PIPE)
-    try:
-        if process.stdout is not None:
-            process.stdout.readline()
+    with processes.running(((1, processes.MANY_MAPPINGS),)) as (process,):
         pid = str(process.pid)
-        table = rounds([[*OURS, "maps", pid], START, ["pmap", "-X", pid], ["pmap", "-x", pid]], RUNS)
-        for place, name in ((2, "pmap -X"), (3, "pmap -x")):
+        table = rounds([[*OURS, "maps", pid], START, ["pmap", "-X", pid], ["pmap", "-x", pid], ["cat", f"/proc/{pid}/smaps"]], RUNS)
+        for place, name, bar in ((2, "pmap -X", f" (bar: {BAR})"), (3, "pmap -x", "")):
             net = statistics.median((row[0] - row[1]) / row[place] for row in table)
             gross = statistics.median(row[0] / row[place] for row in table)
-            print(f"maps of 5,000 mappings: {net:.2f} x {name}, start-up apart; {gross:.2f} x with it")
-    finally:
-        process.kill()
+            bare = statistics.median(row[4] / row[place] for row in table)
+            print(f"maps of 5,000 mappings: {net:.2f} x {name} start-up apart{bar}, {gross:.2f} x with it;", end=" ")
+            print(f"cat of its smaps takes {bare:.2f} x")
 
 
 main()

@@ -10,10 +10,10 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import processes
 from peers import OURS, START, rounds
 
-PROCESSES, RUNS = 400, 9
-SLEEPER = "import json,sqlite3,ctypes,http.client,time;b=bytearray(1<<20);print(1,flush=True);time.sleep(600)"
+RUNS = 11
 PSUTIL = """
 import psutil
 for process in psutil.process_iter():
@@ -22,44 +22,46 @@ for process in psutil.process_iter():
     except psutil.Error:
         pass
 """
+# Of the peer's CPU: what ours may take, start-up apart.
+BARS = {"the floor": 1.6, "smem": 1 / 8, "ps_mem": 1 / 1.7, "psutil memory_full_info": 1 / 1.7, "procps ps -o pss,uss,rss": 1.1}
+BARS_BY_MAPPING = {"the floor": 2.3, "smem -m": 1 / 2.5}
 
 
-def compare(what: list[str], floor: list[str], peers: dict[str, list[str]]) -> None:
+def compare(what: list[str], floor: list[str], all_files: list[str], peers: dict[str, list[str]], bars: dict[str, float]) -> None:
     """Ours without its start-up against the floor, and against each peer, taken in the same rounds."""
-    table = rounds([floor, [*OURS, *what], START, *peers.values()], RUNS)
-    net = statistics.median((ours - start) / bare for bare, ours, start, *_ in table)
-    gross = statistics.median(ours / bare for bare, ours, *_ in table)
-    print(f"{' '.join(what)}: {net:.2f} x the floor ({' '.join(floor[1:])} in C), start-up apart; {gross:.2f} x with it")
-    for place, name in enumerate(peers, 3):
-        of_net = statistics.median((row[1] - row[2]) / row[place] for row in table)
-        of_gross = statistics.median(row[1] / row[place] for row in table)
-        print(f"  {of_net:.2f} x {name}, start-up apart; {of_gross:.2f} x with it")
+    names = ["the floor", *peers]
+    table = rounds([[*OURS, *what], START, all_files, floor, *peers.values()], RUNS)
+    print(f"{' '.join(what)}; the floor reads {' '.join(floor[1:])} in C")
+    for place, name in enumerate(names, 3):
+        net = statistics.median((ours - start) / row[place] for row in table for ours, start in [row[:2]])
+        gross = statistics.median(row[0] / row[place] for row in table)
+        bare = statistics.median(row[2] / row[place] for row in table)
+        print(
+            f"  {net:.3f} x {name} start-up apart (bar: {bars[name]:.3f}), {gross:.2f} x with it;"
+            f" to read {', '.join(all_files[1:])} in C and do nothing with them takes {bare:.3f} x"
+        )
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         floor = str(Path(name) / "read_all")
         subprocess.run(["cc", "-O2", "-o", floor, str(Path(__file__).parent / "read_all.c")], check=True)
-        load = [subprocess.Popen([sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE) for _ in range(PROCESSES)]
-        try:
-            for process in load:
-                if process.stdout is not None:
-                    process.stdout.readline()
-            peers = {"procps ps -o pss,uss,rss": ["ps", "-eo", "pid,pss,uss,rss"]}
-            if shutil.which("smem"):
-                peers["smem"] = ["smem"]
-            ps_mem = Path(sys.executable).with_name("ps_mem")
-            if ps_mem.exists():
-                peers["ps_mem"] = [sys.executable, str(ps_mem)]
-            if find_spec("psutil"):
-                peers["psutil memory_full_info"] = [sys.executable, "-c", PSUTIL]
-            compare(["ps", "--json"], [floor, "smaps_rollup"], peers)
-            by_mapping = {"smem -m": ["smem", "-m"]} if shutil.which("smem") else {}
-            compare(["ps", "--by", "mapping", "--json"], [floor, "smaps"], by_mapping)
-        finally:
-            for process in load:
-                process.kill()
-                process.communicate()
+        peers = {"procps ps -o pss,uss,rss": ["ps", "-eo", "pid,pss,uss,rss"]}
+        if shutil.which("smem"):
+            peers["smem"] = ["smem"]
+        ps_mem = Path(sys.executable).with_name("ps_mem")
+        if ps_mem.exists():
+            peers["ps_mem"] = [sys.executable, str(ps_mem)]
+        if find_spec("psutil"):
+            peers["psutil memory_full_info"] = [sys.executable, "-c", PSUTIL]
+        by_mapping = {"smem -m": ["smem", "-m"]} if shutil.which("smem") else {}
+        for title, kinds in (("a mix", processes.mix()), ("400 Python programs", processes.alike(400))):
+            with processes.running(kinds):
+                print(f"{title}:")
+                rollup = [floor, "smaps_rollup"]
+                compare(["ps", "--json"], rollup, [*rollup, "stat", "cmdline"], peers, BARS)
+                smaps = [floor, "smaps"]
+                compare(["ps", "--by", "mapping", "--json"], smaps, smaps, by_mapping, BARS_BY_MAPPING)
 
 
 main()

@@ -20,7 +20,7 @@ from leakline.sources.procfs import ProcFs
 from leakline.sources.remote_memory import RemoteMemory
 
 STARTING, RECORDING, WAITING, OFF = range(4)
-_HEAD = struct.Struct("<QIIQQQQQQQQQiiQ6Q64QQQ128s")
+_HEAD = struct.Struct("<QIIQQQQQQQQQiiQ6Q64QQQ128sQQQQII")
 _SITE = struct.Struct("<IHHII")
 
 
@@ -44,6 +44,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     own: tuple[tuple[int, int], ...]
     shadow_enabled: int
     why_off: str
+    table: int
+    slots: int
+    other_allocator: bool
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +70,7 @@ class Process:
         data = self.memory.read(self.state_at, _HEAD.size)
         magic, version, phase, *values = _HEAD.unpack(data)
         assert magic.to_bytes(8, "little") == b"leakline"
-        assert version == 1
+        assert version == 2
         return State(
             phase=phase,
             shadow=values[0],
@@ -86,12 +89,24 @@ class Process:
             own=tuple(zip(values[18:82:2], values[19:82:2], strict=True))[: values[82]],
             shadow_enabled=values[83],
             why_off=values[84].split(b"\0")[0].decode(),
+            table=values[87],
+            slots=values[88] * ((1 << values[89]) - 1),
+            other_allocator=bool(values[90]),
         )
 
     def record(self, address: int) -> tuple[int, int]:
         """Site and size of a block."""
+        if self.state().table:
+            return self.live().get(address, (0, 0))
         data = self.memory.read(self.state().shadow + (address >> 4) * 4, 8)
         return struct.unpack("<II", data) if len(data) == 8 else (0, 0)
+
+    def live(self) -> dict[int, tuple[int, int]]:
+        """Site and size of every block in the table."""
+        state = self.state()
+        data = self.memory.read(state.table, state.slots * 16)
+        assert len(data) == state.slots * 16
+        return {address: (site, size) for address, site, size in struct.iter_unpack("<QII", data) if address}
 
     def site(self, number: int) -> Site:
         """Read one."""

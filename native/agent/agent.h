@@ -9,7 +9,7 @@
 
 /* What the parent reads from outside; the Python side has the same layout. */
 #define AGENT_MAGIC 0x656e696c6b61656cull /* "leakline" */
-#define AGENT_VERSION 1
+#define AGENT_VERSION 2
 #define AGENT_OWN 32
 
 enum agent_phase { AGENT_STARTING, AGENT_RECORDING, AGENT_WAITING, AGENT_OFF };
@@ -42,6 +42,18 @@ struct agent_state {
 	uint64_t n_own;
 	uint64_t shadow_enabled; /* bytes of the shadow that can be read */
 	char why_off[128];
+	uint64_t threads; /* struct thread[MOST_THREADS]: what the sums above are made of at the end */
+	uint64_t forked;  /* it has not started a program of its own yet */
+	/* Where there is no shadow: struct slot[], in levels that lie one behind the other, each twice as long as the one before it. */
+	uint64_t table;
+	uint64_t first_slots; /* of the first level */
+	uint32_t table_levels;
+	uint32_t other_allocator; /* not glibc's: nothing can be said of what is not allocated by the functions of the C library */
+};
+
+struct slot {
+	uint64_t address; /* of a live block, 0 if it is free */
+	uint64_t pair;	  /* as in the shadow */
 };
 
 #define UNKNOWN_SIZE 0xffffffffu
@@ -66,8 +78,10 @@ struct allocator {
 	void *(*reallocarray)(void *, size_t, size_t);
 };
 extern struct allocator leakline_real; /* entry.c's assembly knows its layout */
+extern void (*leakline_real_free)(void *);
 
-/* entry.c calls these: the first records if the memo knows the stack, and answers 0 otherwise; then the second one does it. */
+/* entry.c calls these one after the other, until one does not answer 0. */
+int leakline_record_plain(const uint64_t *sp);
 int leakline_record_known(void *block, size_t size, const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
 void leakline_record(void *block, size_t size, const struct registers *registers, const uint64_t *sp);
 
@@ -92,10 +106,12 @@ struct tables {
 	uint64_t *frames;
 	uint32_t *indices; /* the hash tables of sites, each twice as long as the one before it */
 	uint8_t *stack;    /* of the last check */
+	struct slot *blocks; /* without a shadow */
+	uint64_t most_blocks, most_sites, most_frames;
 };
 extern struct tables tables;
 extern uint64_t reserved_bytes;
-int reserve_memory(void);
+int reserve_memory(int with_shadow);
 int make_accessible(void *start, size_t size);
 int may_read(uint64_t address, size_t size);
 #define OWN_STACK (128u << 10)
@@ -103,17 +119,21 @@ int may_read(uint64_t address, size_t size);
 /* shadow.c */
 enum step { STEP_CLOSED, STEP_OPEN, STEP_REFUSED };
 #define SHADOW_STEP_SHIFT 24 /* of the address space: a step is 4 MiB of shadow */
-int open_shadow_step(uint64_t address);
+
+int note_block_elsewhere(uint64_t address, uint64_t pair); /* the shadow is not open there, or there is none */
 
 static inline int note_block(void *block, size_t size, uint32_t site)
 {
-	uint64_t address = (uint64_t)block;
-	if (__builtin_expect(tables.shadow_steps[address >> SHADOW_STEP_SHIFT] != STEP_OPEN, 0) && !open_shadow_step(address))
-		return 0;
-	uint64_t pair = site | (uint64_t)(size < UNKNOWN_SIZE ? size : UNKNOWN_SIZE) << 32;
+	uint64_t address = (uint64_t)block, pair = site | (uint64_t)(size < UNKNOWN_SIZE ? size : UNKNOWN_SIZE) << 32;
+	if (__builtin_expect(tables.shadow_steps[address >> SHADOW_STEP_SHIFT] != STEP_OPEN, 0))
+		return note_block_elsewhere(address, pair);
 	__builtin_memcpy(tables.shadow + (address >> 4), &pair, 8);
 	return 1;
 }
+
+/* table.c */
+int put_block(uint64_t address, uint64_t pair);
+void use_table(void);
 
 /* threads.c */
 struct thread { /* counters of a thread, and of ended ones whose place it has taken; on a cache line of its own */
@@ -164,6 +184,11 @@ extern void (*real_quick_exit)(int);
 void set_up_exit(char **environment);
 char *put_text(char *to, const char *text);
 char *put_number(char *to, uint64_t number, uint64_t base);
+int is_to_follow(int is_child);
+long root_process(void);
+
+/* environment.c */
+void hide_from_environment(char **initial);
 
 #ifdef LEAKLINE_AGENT_SELF_CHECK
 void print_check(void);

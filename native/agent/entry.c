@@ -2,7 +2,8 @@
  * The functions that are put in front of the program's allocator.
  *
  * They are written in assembly because the stack above them is unwound from the registers that they were entered with: compiled C would
- * have moved some of them by the time the block is there. Nothing is done for free: who allocated an address last is all that is asked.
+ * have moved some of them by the time the block is there. With a shadow nothing is done for free: who allocated an address last is all that
+ * is asked.
  */
 #include "agent.h"
 
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 extern void *__libc_malloc(size_t);
+extern void __libc_free(void *);
 extern void *__libc_calloc(size_t, size_t);
 extern void *__libc_realloc(void *, size_t);
 extern void *__libc_memalign(size_t, size_t);
@@ -98,6 +100,14 @@ static void *first_reallocarray(void *block, size_t count, size_t size)
 	return leakline_real.reallocarray(block, count, size);
 }
 
+static void first_free(void *block)
+{
+	start_recording();
+	leakline_real_free(block);
+}
+
+void (*leakline_real_free)(void *) = first_free;
+
 struct allocator leakline_real = {
 	first_malloc, first_calloc,  first_realloc,	   first_memalign,     first_aligned_alloc,
 	first_valloc, first_pvalloc, first_posix_memalign, first_reallocarray,
@@ -126,13 +136,8 @@ __asm__(".text\n"
 	"movq %rax, (%rsp)\n"
 	"testq %rax, %rax\n"
 	"je 2f\n"
-	"movq %rax, %rdi\n"
-	"movq 8(%rsp), %rsi\n"
-	"leaq 24(%rsp), %rdx\n"
-	"movq %rbp, %rcx\n"
-	"movq %rbx, %r8\n"
-	"movq %r12, %r9\n"
-	"call leakline_record_known\n"
+	"leaq 24(%rsp), %rdi\n"
+	"call leakline_record_plain\n"
 	"testl %eax, %eax\n"
 	"je 3f\n"
 	"1: movq (%rsp), %rax\n"
@@ -145,6 +150,15 @@ __asm__(".text\n"
 	"ret\n"
 	".cfi_adjust_cfa_offset 24\n"
 	"3: movq (%rsp), %rdi\n"
+	"movq 8(%rsp), %rsi\n"
+	"leaq 24(%rsp), %rdx\n"
+	"movq %rbp, %rcx\n"
+	"movq %rbx, %r8\n"
+	"movq %r12, %r9\n"
+	"call leakline_record_known\n"
+	"testl %eax, %eax\n"
+	"jne 1b\n"
+	"movq (%rsp), %rdi\n"
 	"movq 8(%rsp), %rsi\n"
 	"leaq 24(%rsp), %rcx\n"
 	"pushq %r15\n"
@@ -177,6 +191,16 @@ __asm__(".text\n"
 	"allocate aligned_alloc, 32, %rsi\n"
 	"allocate valloc, 40, %rdi\n"
 	"allocate pvalloc, 48, %rdi\n"
+
+	".globl free\n"
+	".type free, @function\n"
+	".p2align 4\n"
+	"free:\n"
+	".cfi_startproc\n"
+	"endbr64\n"
+	"jmp *leakline_real_free(%rip)\n" /* glibc's own, but for a table of live blocks */
+	".cfi_endproc\n"
+	".size free, . - free\n"
 
 	"begin calloc\n"
 	"movq %rdi, %rax\n"

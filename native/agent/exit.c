@@ -295,12 +295,49 @@ EXPORT _Noreturn void quick_exit(int status)
 	_exit(status);
 }
 
-/* Where the program handles SIGABRT it may go on. */
-EXPORT _Noreturn void abort(void)
+#define ACTION_HAS_RESTORER 0x04000000ul /* arch/x86/include/uapi/asm/signal.h */
+
+void leakline_return_from_signal(void);
+__asm__(".text\n"
+	".globl leakline_return_from_signal\n"
+	".hidden leakline_return_from_signal\n"
+	".type leakline_return_from_signal, @function\n"
+	"leakline_return_from_signal:\n"
+	"movl $15, %eax\n" /* rt_sigreturn */
+	"syscall\n"
+	".size leakline_return_from_signal, . - leakline_return_from_signal\n");
+
+/*
+ * glibc aborts without calling abort(3) by its name: a failed assertion, a damaged heap, an overrun buffer. The signal is not blocked any
+ * more when this has returned, and then ends the process where it was.
+ */
+static void on_abort(int number)
+{
+	struct kernel_action action = {.handler = SIG_DFL};
+	leakline_ask(-1);
+	syscall_4(SYS_rt_sigaction, number, (long)&action, 0, 8);
+	syscall_3(SYS_tgkill, syscall_0(SYS_getpid), syscall_0(SYS_gettid), number);
+}
+
+/* Whether a SIGABRT would end the process. */
+static int is_deadly(void)
 {
 	struct kernel_action action = {.handler = SIG_DFL};
 	syscall_4(SYS_rt_sigaction, SIGABRT, 0, (long)&action, 8);
-	if (action.handler == SIG_DFL)
+	return action.handler == SIG_DFL || action.handler == on_abort;
+}
+
+static void watch_aborts(void)
+{
+	struct kernel_action action = {on_abort, ACTION_HAS_RESTORER | SA_ONSTACK | SA_RESTART, leakline_return_from_signal, 0};
+	if (address.sun_path[0] && is_deadly())
+		syscall_4(SYS_rt_sigaction, SIGABRT, (long)&action, 0, 8);
+}
+
+/* Where the program handles SIGABRT it may go on. */
+EXPORT _Noreturn void abort(void)
+{
+	if (is_deadly())
 		leakline_ask(-1);
 	if (real_abort)
 		real_abort();
@@ -314,6 +351,7 @@ static void after_fork(void)
 	is_fork_child = 1;
 	asked = NOT_ASKED;
 	leakline_agent_state.waiting_tid = 0;
+	leakline_agent_state.forked = 1;
 	if (leakline_agent_state.phase != AGENT_OFF) {
 		leakline_agent_state.phase = AGENT_RECORDING;
 		forget_other_threads();
@@ -322,6 +360,17 @@ static void after_fork(void)
 	}
 	if (follow != FOLLOW_NONE)
 		say_start();
+}
+
+/* Whether a program that is started from here, in this process or in a child, is to take the agent along. */
+int is_to_follow(int is_child)
+{
+	return address.sun_path[0] && (follow != FOLLOW_NONE || (!is_child && syscall_0(SYS_getpid) == root));
+}
+
+long root_process(void)
+{
+	return root;
 }
 
 static const char *value_of(char **environment, const char *name)
@@ -363,6 +412,7 @@ void set_up_exit(char **environment)
 	__cxa_atexit((void (*)(void *))(void (*)(void))at_exit, NULL, NULL);
 	__cxa_at_quick_exit((void (*)(void *))(void (*)(void))at_exit, NULL);
 	__register_atfork(NULL, NULL, after_fork, NULL);
+	watch_aborts();
 	if (!(follow == FOLLOW_NONE && own_pid != root))
 		say_start();
 }

@@ -22,6 +22,11 @@ static inline struct hint *hint_of(uint64_t ip)
 /* A hint may be of another stack: it is followed within the page of the stack pointer only, and any word will do for a key. */
 static inline uint64_t key_of(const uint64_t *sp)
 {
+	static const uint64_t factors[HINT_WORDS] = { /* odd, and of no pattern: the products are added, as they need not wait for each other */
+		0xc2b2ae3d27d4eb4f, 0x165667b19e3779f9, 0x85ebca77c2b2ae63, 0x27d4eb2f165667c5, 0xa0761d6478bd642f, 0xe7037ed1a0b428db,
+		0x8ebc6af09c88c6e3, 0x589965cc75374cc3, 0x1d8e4e27c47d124f, 0xeb44accab455d165, 0x9e3779b185ebca87, 0xd6e8feb86659fd93,
+		0x2545f4914f6cdd1d, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xff51afd7ed558ccd, 0xc4ceb9fe1a85ec53, 0x7fb5d329728ea185,
+	};
 	const struct hint *hint = hint_of(*sp);
 	uint64_t key = (*sp + module_generation) * 0x9e3779b97f4a7c15ull;
 	if (__builtin_expect(hint->tag != *sp, 1))
@@ -29,9 +34,10 @@ static inline uint64_t key_of(const uint64_t *sp)
 	uint32_t n = hint->n, page = ((uint64_t)sp & 4095) / 8;
 	for (uint32_t i = 0; i < n && i < HINT_WORDS; i++)
 		if (page + hint->offsets[i] < 512)
-			key = (key ^ sp[hint->offsets[i]]) * 0xc2b2ae3d27d4eb4full;
+			key += sp[hint->offsets[i]] * factors[i];
 	if (hint->by_depth)
-		key = (key ^ (uint64_t)sp) * 0x165667b19e3779f9ull;
+		key += (uint64_t)sp * 0xd6e8feb86659fd8dull;
+	key = (key ^ key >> 32) * 0x9fb21c651e98df25ull;
 	return (key ^ key >> 32) & ~IS_LONG;
 }
 
@@ -44,7 +50,7 @@ static inline uint64_t set_of(uint64_t key)
 static inline struct memo *entry_at(uint64_t place, uint64_t is_long)
 {
 	uint8_t *entries = (uint8_t *)tables.memo;
-	return (struct memo *)(is_long ? entries + MEMO_PLACES * SHORT_MEMO + place * sizeof(struct memo) : entries + place * SHORT_MEMO);
+	return (struct memo *)(is_long ? entries + MEMO_PLACES * SHORT_MEMO + place % LONG_PLACES * sizeof(struct memo) : entries + place * SHORT_MEMO);
 }
 
 static inline int same_registers(const struct memo *m, uint64_t sp, uint64_t rbp, uint64_t rbx, uint64_t r12)
@@ -69,6 +75,21 @@ static inline int follow(uint32_t step, uint64_t expected, uint64_t sp, uint64_t
 }
 
 #define BOTH_KINDS ((uint64_t)KIND_MASK << 32 | KIND_MASK)
+
+/* The same for a plain stack. What a pair says is used only after the sequence was looked at once more. */
+static inline int same_plain_words(const struct memo *m, uint32_t sequence, const uint8_t *sp)
+{
+	for (const struct pair *p = m->pairs, *end = p + m->n_words / 2; p < end; p++) {
+		const int32_t *steps = (const int32_t *)&p->steps;
+		const uint8_t *first = sp + steps[0], *second = sp + steps[1];
+		uint64_t word = p->words[0], other = p->words[1];
+		if (__builtin_expect(__atomic_load_n(&m->sequence, __ATOMIC_ACQUIRE) != sequence, 0))
+			return 0;
+		if (__builtin_expect(*(const uint64_t *)first != word || *(const uint64_t *)second != other, 0))
+			return 0;
+	}
+	return 1;
+}
 
 /* Two steps at a time, to look at the sequence half as often. An odd number is filled up by one that compares the last word again. */
 static inline int same_words(const struct memo *m, uint32_t sequence, uint64_t sp, uint64_t rbp)
@@ -117,13 +138,41 @@ static inline uint32_t find(uint64_t key, const uint64_t *sp, uint64_t rbp, uint
 			continue;
 		if (__builtin_expect(m->dependencies, 0) && !same_registers(m, (uint64_t)sp, rbp, rbx, r12))
 			continue;
-		if (!same_words(m, sequence, (uint64_t)sp, rbp))
+		if (m->is_plain ? !same_plain_words(m, sequence, (const uint8_t *)sp) : !same_words(m, sequence, (uint64_t)sp, rbp))
 			continue;
 		uint32_t site = m->site;
 		if (__atomic_load_n(&m->sequence, __ATOMIC_ACQUIRE) == sequence)
 			return site;
 	}
 	return 0;
+}
+
+/*
+ * Plain stacks of a return address that has had few: the same as below, for the many, in as few instructions as can be. The block is in
+ * sp[-3], its size in sp[-2]: of one argument, it needs hardly a register that it would have to save.
+ */
+int leakline_record_plain(const uint64_t *sp)
+{
+#ifdef LEAKLINE_AGENT_SELF_CHECK
+	return 0;
+#endif
+	struct thread *self = this_thread;
+	uint64_t key = (*sp + module_generation) * 0x9e3779b97f4a7c15ull & ~IS_LONG, place = set_of(key);
+	if (__builtin_expect(!self || modules_may_have_changed || hint_of(*sp)->tag == *sp, 0))
+		return 0;
+	if (__builtin_expect(__atomic_load_n(&tables.memo_keys[place], __ATOMIC_ACQUIRE) != key, 0))
+		return 0;
+	const struct memo *m = entry_at(place, 0);
+	uint32_t sequence = __atomic_load_n(&m->sequence, __ATOMIC_ACQUIRE);
+	if (__builtin_expect(sequence & 1 || !m->is_plain || !same_plain_words(m, sequence, (const uint8_t *)sp), 0))
+		return 0;
+	uint32_t site = m->site;
+	if (__builtin_expect(__atomic_load_n(&m->sequence, __ATOMIC_ACQUIRE) != sequence || !site, 0))
+		return 0;
+	if (!note_block((void *)sp[-3], sp[-2], site))
+		return 0;
+	self->allocations++;
+	return 1;
 }
 
 int leakline_record_known(void *block, size_t size, const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12)
@@ -146,9 +195,9 @@ static uint32_t first_difference(const struct trace *t, const struct memo *m, ui
 {
 	uint64_t at = sp;
 	for (uint32_t i = 0; i < t->n_words && i < m->n_words; i++) {
-		uint32_t kind = t->steps[i] & KIND_MASK;
+		uint32_t kind = t->steps[i] & KIND_MASK, step = (uint32_t)(m->pairs[i / 2].steps >> i % 2 * 32);
 		at += (uint64_t)(int64_t)(int32_t)(t->steps[i] & ~KIND_MASK);
-		if (t->steps[i] != (uint32_t)(m->pairs[i / 2].steps >> i % 2 * 32))
+		if (m->is_plain ? kind || (uint32_t)(at - sp) != step : t->steps[i] != step)
 			return 0;
 		if (kind == COMPARE && t->words[i] != m->pairs[i / 2].words[i % 2])
 			return at - sp < 4096 ? (uint32_t)(at - sp) / 8 : 0;
@@ -224,6 +273,20 @@ static uint64_t choose(const struct trace *t, uint64_t *key, const uint64_t *sp,
 	return set_of(*key) + turn % MEMO_WAYS;
 }
 
+/* A stack that goes on at no rbp, and whose words are near enough, each by its distance from the stack pointer. */
+static int is_plain(const struct trace *t)
+{
+	int64_t at = 0;
+	if (t->dependencies)
+		return 0;
+	for (uint32_t i = 0; i < t->n_words; i++) {
+		at += (int32_t)t->steps[i];
+		if (t->steps[i] & KIND_MASK || at != (int32_t)at)
+			return 0;
+	}
+	return 1;
+}
+
 static void remember(const struct trace *t, const uint64_t *sp, const struct registers *r, uint32_t site, uint32_t turn)
 {
 	if (t->steps[t->n_words - 1] & KIND_MASK)
@@ -239,16 +302,24 @@ static void remember(const struct trace *t, const uint64_t *sp, const struct reg
 	m->key = key;
 	m->site = site;
 	m->n_words = t->n_words + t->n_words % 2;
-	m->dependencies = t->dependencies;
+	m->dependencies = (uint16_t)t->dependencies;
+	m->is_plain = (uint16_t)is_plain(t);
 	m->rbp = r->rbp - (uint64_t)sp;
 	m->rbx = r->rbx - (uint64_t)sp;
 	m->r12 = r->r12 - (uint64_t)sp;
 	m->sp = (uint64_t)sp;
+	uint32_t at = 0;
 	for (uint32_t i = 0; i < t->n_words; i += 2) {
-		uint32_t second = i + 1 < t->n_words; /* else the outermost return address, again */
-		__atomic_store_n(&m->pairs[i / 2].steps, t->steps[i] | (second ? (uint64_t)t->steps[i + 1] << 32 : 0), __ATOMIC_RELAXED);
+		uint32_t has_second = i + 1 < t->n_words; /* else the outermost return address, again */
+		uint32_t first = t->steps[i], second = has_second ? t->steps[i + 1] : 0;
+		if (m->is_plain) {
+			first += at;
+			second += first;
+			at = second;
+		}
+		__atomic_store_n(&m->pairs[i / 2].steps, first | (uint64_t)second << 32, __ATOMIC_RELAXED);
 		m->pairs[i / 2].words[0] = t->words[i];
-		m->pairs[i / 2].words[1] = t->words[i + second];
+		m->pairs[i / 2].words[1] = t->words[i + has_second];
 	}
 	__atomic_store_n(&m->sequence, sequence + 2, __ATOMIC_RELEASE);
 	__atomic_store_n(&tables.memo_keys[place], key | is_long, __ATOMIC_RELEASE);

@@ -10,13 +10,12 @@
 #include "syscalls.h"
 #include "../unwind/unwind.h"
 
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 
 #define SHADOW_BYTES (1ull << 45)
-#define SITES_BYTES (1ull << 29)
-#define FRAMES_BYTES (1ull << 35)
-#define INDICES_BYTES (1ull << 29)
+#define STEPS_BYTES (1ull << (47 - SHADOW_STEP_SHIFT))
 #define GUARD (1ull << 20)
 
 struct tables tables;
@@ -35,14 +34,31 @@ int make_accessible(void *start, size_t size)
 	return syscall_3(SYS_mprotect, (long)start, (long)((size + 4095) & ~4095ul), PROT_READ | PROT_WRITE) == 0;
 }
 
-static int carve_tables(uint64_t at)
+struct room { /* for how much there is */
+	uint64_t shadow_bytes, most_blocks, most_sites, most_frames;
+};
+
+static uint64_t bytes_of(const struct room *room)
 {
-	tables.shadow = carve(&at, SHADOW_BYTES, 0);
-	tables.sites = carve(&at, SITES_BYTES, 0);
-	tables.frames = carve(&at, FRAMES_BYTES, 0);
-	tables.indices = carve(&at, INDICES_BYTES, 0);
+	return room->shadow_bytes + room->most_blocks * sizeof(struct slot) + room->most_sites * (sizeof *tables.sites + 32) + room->most_frames * 8 +
+	       STEPS_BYTES + MEMO_BYTES + KEYS_BYTES + HINTS_BYTES + RULES_BYTES + FULL_RULES_BYTES + MOST_MODULES * sizeof *tables.modules +
+	       MOST_THREADS * sizeof *tables.threads + OWN_STACK + 24 * GUARD;
+}
+
+static int carve_tables(uint64_t at, const struct room *room)
+{
+	if (room->shadow_bytes)
+		tables.shadow = carve(&at, room->shadow_bytes, 0);
+	else
+		tables.blocks = carve(&at, room->most_blocks * sizeof *tables.blocks, 0);
+	tables.most_blocks = room->most_blocks;
+	tables.most_sites = room->most_sites;
+	tables.most_frames = room->most_frames;
+	tables.sites = carve(&at, room->most_sites * sizeof *tables.sites, 0);
+	tables.frames = carve(&at, room->most_frames * sizeof *tables.frames, 0);
+	tables.indices = carve(&at, room->most_sites * 32, 0);
 	tables.modules = carve(&at, MOST_MODULES * sizeof *tables.modules, MOST_MODULES * sizeof *tables.modules);
-	tables.shadow_steps = carve(&at, 1ull << (47 - SHADOW_STEP_SHIFT), 1ull << (47 - SHADOW_STEP_SHIFT));
+	tables.shadow_steps = carve(&at, STEPS_BYTES, STEPS_BYTES);
 	tables.threads = carve(&at, MOST_THREADS * sizeof *tables.threads, MOST_THREADS * sizeof *tables.threads);
 	tables.memo = carve(&at, MEMO_BYTES, MEMO_BYTES);
 	tables.memo_keys = carve(&at, KEYS_BYTES, KEYS_BYTES);
@@ -54,27 +70,43 @@ static int carve_tables(uint64_t at)
 	       tables.stack;
 }
 
-/* Returns 0 where the kernel refuses. */
-int reserve_memory(void)
+static int reserve(const struct room *room)
 {
 	struct agent_state *state = &leakline_agent_state;
-	uint64_t size = SHADOW_BYTES + SITES_BYTES + FRAMES_BYTES + INDICES_BYTES + (1ull << 30);
+	uint64_t size = bytes_of(room);
 	long start = syscall_6(SYS_mmap, 0, (long)size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (start < 0 && start > -4096)
 		return 0;
 	syscall_3(SYS_madvise, start, (long)size, MADV_DONTDUMP);
 	syscall_3(SYS_madvise, start, (long)size, MADV_NOHUGEPAGE); /* a huge page for the first block in each 8 MiB of heap */
-	if (!carve_tables((uint64_t)start)) {
+	if (!carve_tables((uint64_t)start, room)) {
 		syscall_3(SYS_munmap, start, (long)size, 0);
+		memset(&tables, 0, sizeof tables);
 		return 0;
 	}
 	reserved_bytes = size;
 	state->shadow = (uint64_t)tables.shadow;
 	state->sites = (uint64_t)tables.sites;
 	state->frames = (uint64_t)tables.frames;
+	state->threads = (uint64_t)tables.threads;
 	state->own[0] = (struct agent_range){(uint64_t)start, (uint64_t)start + size};
 	state->n_own = 1;
 	return 1;
+}
+
+/* As much as the kernel allows, but for a shadow that is not wanted. Returns 0 where it refuses even the least. */
+int reserve_memory(int with_shadow)
+{
+	static const struct room rooms[] = {
+		{SHADOW_BYTES, 0, 1ull << 24, UINT32_MAX},
+		{0, 1ull << 28, 1ull << 24, UINT32_MAX},
+		{0, 1ull << 22, 1ull << 18, 1ull << 23},
+		{0, 1ull << 18, 1ull << 16, 1ull << 20},
+	};
+	for (size_t i = with_shadow ? 0 : 1; i < sizeof rooms / sizeof *rooms; i++)
+		if (reserve(&rooms[i]))
+			return 1;
+	return 0;
 }
 
 /* Ask the kernel, for addresses that only doubtful call frame information names. */

@@ -5,7 +5,7 @@
 #define STEP_BYTES ((1ull << SHADOW_STEP_SHIFT) / 16 * sizeof(uint32_t))
 #define PAGE 4096
 
-int open_shadow_step(uint64_t address)
+static int open_shadow_step(uint64_t address)
 {
 	uint64_t step = address >> SHADOW_STEP_SHIFT;
 	if (address >> 47 || tables.shadow_steps[step] == STEP_REFUSED)
@@ -18,5 +18,15 @@ int open_shadow_step(uint64_t address)
 	}
 	if (__atomic_exchange_n(&tables.shadow_steps[step], STEP_OPEN, __ATOMIC_ACQ_REL) != STEP_OPEN)
 		__atomic_add_fetch(&leakline_agent_state.shadow_enabled, STEP_BYTES, __ATOMIC_RELAXED);
+	return 1;
+}
+
+int note_block_elsewhere(uint64_t address, uint64_t pair)
+{
+	if (tables.blocks)
+		return put_block(address, pair);
+	if (!open_shadow_step(address))
+		return 0;
+	__builtin_memcpy(tables.shadow + (address >> 4), &pair, 8);
 	return 1;
 }

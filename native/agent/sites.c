@@ -9,8 +9,6 @@
 #include <string.h>
 
 #define FIRST_INDEX (1u << 12)
-#define MOST_SITES (1u << 24)
-#define MOST_SITE_FRAMES UINT32_MAX
 #define GROWTH (256u << 10) /* bytes of a table opened at a time */
 #define DROPPED UINT32_MAX
 
@@ -53,7 +51,7 @@ static int grow_index(void)
 {
 	uint64_t size = index_size ? 2 * index_size : FIRST_INDEX;
 	uint32_t *index = tables.indices + indices_end + 16;
-	if (size > 2ull * MOST_SITES || !make_accessible(tables.indices + indices_end, (size + 1024) * sizeof *index))
+	if (size > 2ull * tables.most_sites || !make_accessible(tables.indices + indices_end, (size + 1024) * sizeof *index))
 		return 0;
 	indices_end += size + 1024;
 	index[-1] = (uint32_t)size;
@@ -87,7 +85,7 @@ static uint32_t add(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t 
 	uint64_t site = state->n_sites ? state->n_sites : 1;
 	if ((!index_now || 2 * index_used >= index_size) && !grow_index())
 		return 0;
-	if (site >= MOST_SITES || state->n_frames + n > MOST_SITE_FRAMES)
+	if (site >= tables.most_sites || state->n_frames + n > tables.most_frames)
 		return 0;
 	if (!room_for(tables.sites, &sites_open, (site + 1) * sizeof *tables.sites))
 		return 0;

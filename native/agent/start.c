@@ -11,19 +11,24 @@ EXPORT struct agent_state leakline_agent_state = {
 	.exit_status = -1,
 };
 
+extern void __libc_free(void *);
 static uint32_t started;
 
-static void turn_off(const char *why, const char *detail)
+static void say(const char *why, const char *detail)
 {
 	char *to = leakline_agent_state.why_off, *end = to + sizeof leakline_agent_state.why_off - 1;
 	while (*why && to < end)
 		*to++ = *why++;
 	while (detail && *detail && to < end)
 		*to++ = *detail++;
+}
+
+static void turn_off(void)
+{
 	__atomic_store_n(&leakline_agent_state.phase, AGENT_OFF, __ATOMIC_RELEASE);
 }
 
-enum { MALLOC, CALLOC, REALLOC, MEMALIGN, ALIGNED_ALLOC, VALLOC, PVALLOC, POSIX_MEMALIGN, REALLOCARRAY, FIND_OBJECT, ABORT, QUICK_EXIT, N_WANTED };
+enum { MALLOC, CALLOC, REALLOC, MEMALIGN, ALIGNED_ALLOC, VALLOC, PVALLOC, POSIX_MEMALIGN, REALLOCARRAY, FREE, LIBC, FIND_OBJECT, ABORT, QUICK_EXIT, N_WANTED };
 
 static struct definition wanted[N_WANTED] = {
 	[MALLOC] = {.name = "malloc"},
@@ -35,6 +40,8 @@ static struct definition wanted[N_WANTED] = {
 	[PVALLOC] = {.name = "pvalloc"},
 	[POSIX_MEMALIGN] = {.name = "posix_memalign"},
 	[REALLOCARRAY] = {.name = "reallocarray"},
+	[FREE] = {.name = "free"},
+	[LIBC] = {.name = "gnu_get_libc_version"},
 	[FIND_OBJECT] = {.name = "_dl_find_object"},
 	[ABORT] = {.name = "abort"},
 	[QUICK_EXIT] = {.name = "quick_exit"},
@@ -59,15 +66,27 @@ void start_recording(void)
 	dl_find_object = (int (*)(void *, void *))wanted[FIND_OBJECT].address;
 	real_abort = (void (*)(void))wanted[ABORT].address;
 	real_quick_exit = (void (*)(int))wanted[QUICK_EXIT].address;
-	if (wanted[MALLOC].is_in_front || wanted[MALLOC].address != (void *)libc_allocator.malloc) {
-		const char *module = wanted[MALLOC].module;
-		turn_off("another allocator: ", module && *module ? module : "the program's own");
+	if (wanted[FREE].address && !wanted[FREE].is_in_front)
+		leakline_real_free = (void (*)(void *))wanted[FREE].address;
+	else
+		leakline_real_free = __libc_free;
+	if (wanted[MALLOC].is_in_front) {
+		say("another allocator: ", wanted[MALLOC].module && *wanted[MALLOC].module ? wanted[MALLOC].module : "the program's own");
+		turn_off();
 		return;
 	}
-	if (!reserve_memory()) {
-		turn_off("no address space for the records: RLIMIT_AS, or vm.overcommit_memory", NULL);
+	int is_other = wanted[MALLOC].module != wanted[LIBC].module; /* tcmalloc has a __libc_malloc too */
+	if (!reserve_memory(!is_other)) {
+		say("no address space for the records: RLIMIT_AS, or vm.overcommit_memory", NULL);
+		turn_off();
 		return;
 	}
+	if (is_other) {
+		leakline_agent_state.other_allocator = 1;
+		say("another allocator: ", wanted[MALLOC].module);
+	}
+	if (tables.blocks)
+		use_table();
 	refresh_modules();
 	find_loader();
 	__atomic_store_n(&leakline_agent_state.phase, AGENT_RECORDING, __ATOMIC_RELEASE);
@@ -79,4 +98,5 @@ __attribute__((constructor)) static void construct(int count, char **arguments, 
 	(void)arguments;
 	start_recording();
 	set_up_exit(environment);
+	hide_from_environment(environment);
 }

@@ -1,63 +1,101 @@
-/* Blocks counted by what they are: size, state, and what their first word points to in a module. */
+/* Blocks counted by what they are: size, state, what their first word points to in a module, and who allocated them. */
 #include "heap.h"
 
-#include <stdlib.h>
-
-struct group {
-	uint64_t first_word; /* an address in a module's mapping, or 0 */
-	uint64_t size;       /* usable bytes of each; 0 where there were more kinds of blocks than room for groups */
-	uint64_t blocks;
-	uint64_t bytes;
-	uint32_t state;
-	uint32_t pad;
-};
-
-enum { STATES = 5, MOST_PROBES = 64 };
+enum { STATES = 5, MOST_PROBES = 64, PAGE = 4096, LEAST_PAGES = 16, SLACK = 40 };
 
 /* Where such blocks are counted; NULL if they are too many kinds. The first places are for the rest of each state. */
-static struct group *group_of(struct group *groups, size_t room, size_t used, uint64_t first_word, uint64_t size, uint32_t state)
+static struct group *group_of(const struct census *c, uint64_t first_word, uint64_t size, uint32_t state, uint32_t site)
 {
-	uint64_t hash = (first_word ^ size * 0x9e3779b97f4a7c15ull ^ state) * 0xff51afd7ed558ccdull;
-	size_t at = (size_t)(hash >> 32) & (room - 1);
+	uint64_t hash = (first_word ^ size * 0x9e3779b97f4a7c15ull ^ state ^ site * 0xc2b2ae3d27d4eb4full) * 0xff51afd7ed558ccdull;
+	size_t at = (size_t)(hash >> 32) & (c->room - 1);
 	for (int probe = 0; probe < MOST_PROBES; probe++, at++) {
-		if (at < STATES || at >= room)
+		if (at < STATES || at >= c->room)
 			at = STATES;
-		struct group *g = &groups[at];
+		struct group *g = &c->groups[at];
 		if (!g->blocks)
-			return used < room / 4 * 3 ? g : NULL;
-		if (g->first_word == first_word && g->size == size && g->state == state)
+			return c->used < c->room / 4 * 3 ? g : NULL;
+		if (g->first_word == first_word && g->size == size && g->state == state && g->site == site)
 			return g;
 	}
 	return NULL;
 }
 
-/*
- * Count the blocks that are not free. `groups` has `room` places, a power of two, all zero; those with blocks are filled afterwards. When three
- * quarters are in use, or too many kinds have neighbouring places, further kinds are counted together, by state alone.
- */
-void leakline_heap_census(struct heap *h, const struct range *files, size_t n_files, struct group *groups, size_t room)
+/* Whether the word points into a module's mapping. */
+static int in_module(struct heap *h, uint64_t word)
 {
-	struct group *g = groups;
-	size_t used = 0;
-	for (uint64_t block = 0; block < h->n_blocks; block++) {
-		uint32_t state = h->state[block];
-		if (state == FREE)
-			continue;
-		uint64_t first_word = 0, size = heap_block_size(h, block);
-		heap_word(h, h->address[block], &first_word);
-		if (!heap_lies_in(files, n_files, first_word))
-			first_word = 0;
-		/* Neighbours are often alike. */
-		if (!g->blocks || g->first_word != first_word || g->size != size || g->state != state)
-			g = group_of(groups, room, used, first_word, size, state);
-		if (!g)
-			g = &groups[state];
-		else if (!g->blocks) {
-			*g = (struct group){.first_word = first_word, .size = size};
-			used++;
-		}
-		g->state = state;
-		g->blocks++;
-		g->bytes += size;
+	struct range *beside = &h->census.beside;
+	if (word >= beside->start && word < beside->end)
+		return 0;
+	size_t next = heap_first_behind(h->modules.files, h->modules.n_files, word);
+	if (next < h->modules.n_files && h->modules.files[next].start <= word)
+		return 1;
+	beside->start = next ? h->modules.files[next - 1].end : 0;
+	beside->end = next < h->modules.n_files ? h->modules.files[next].start : UINT64_MAX;
+	return 0;
+}
+
+/* Who allocated a block; 0 where that is not known, or where the record is one of an earlier block, of another size (as `fits` in
+ * analysis/diagnosis.py). */
+static uint32_t site_of(struct census *c, uint64_t address, uint64_t size)
+{
+	uint64_t at = c->records.table + (address >> 4) * 4;
+	uint32_t entry[2]; /* site, size */
+	if (!c->records.n_runs)
+		return 0;
+	const struct segment *run = &c->records.runs[c->last_run];
+	if (at - run->start >= run->size) {
+		c->last_run = heap_segment(c->records.runs, c->records.n_runs, at);
+		run = &c->records.runs[c->last_run];
 	}
+	if (at - run->start >= run->size || run->size - (at - run->start) < sizeof entry)
+		return 0;
+	memcpy(entry, run->data + (at - run->start), sizeof entry);
+	uint64_t requested = entry[1], slack = size >= LEAST_PAGES * PAGE ? PAGE + SLACK : SLACK;
+	return requested == UINT32_MAX || (requested <= size && size <= requested + slack) ? entry[0] : 0;
+}
+
+/* Count a block. When three quarters of the places are in use, or too many kinds have neighbouring ones, further kinds are counted together,
+ * by state alone. */
+void heap_count(struct heap *h, uint64_t address, uint64_t first_word, uint64_t size, uint32_t state)
+{
+	struct census *c = &h->census;
+	struct group *g = c->last;
+	uint32_t site = site_of(c, address, size);
+	if (!in_module(h, first_word))
+		first_word = 0;
+	/* Neighbours are often alike. */
+	if (!g->blocks || g->first_word != first_word || g->size != size || g->state != state || g->site != site)
+		g = group_of(c, first_word, size, state, site);
+	if (!g) {
+		g = &c->groups[state];
+	} else if (!g->blocks) {
+		*g = (struct group){.first_word = first_word, .size = size, .site = site};
+		c->used++;
+	}
+	g->state = state;
+	g->blocks++;
+	g->bytes += size;
+	c->last = g;
+}
+
+/* Count the blocks that are neither free nor reachable, which were counted when their words were followed. Returns how many groups there are,
+ * and moves them to the first places. */
+int64_t heap_census(struct heap *h)
+{
+	struct census *c = &h->census;
+	int64_t count = 0;
+	if (!c->groups)
+		return 0;
+	for (uint64_t block = 0; (block = heap_next_unlike(h, block, REACHABLE)) < h->n_blocks; block++) {
+		uint64_t first_word = 0;
+		if (h->state[block] == FREE)
+			continue;
+		heap_word(h, h->address[block], &first_word);
+		heap_count(h, h->address[block], first_word, heap_block_size(h, block), h->state[block]);
+	}
+	for (size_t place = 0; place < c->room; place++)
+		if (c->groups[place].blocks)
+			c->groups[count++] = c->groups[place];
+	c->groups = NULL;
+	return count;
 }

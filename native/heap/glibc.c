@@ -10,7 +10,7 @@ enum { PREV_INUSE = 1, IS_MMAPPED = 2, FLAGS = 7, ALIGN = 16, MINSIZE = 32, FENC
  * the program changed it. */
 void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, int torn, struct walk_result *r)
 {
-	uint64_t chunk = first, first_block = h->n_blocks, header, next, before;
+	uint64_t chunk = first, first_block = h->n_blocks, header, next, before, expected = MINSIZE;
 	*r = (struct walk_result){.end = WALK_REACHED_END};
 	if (chunk < end && !heap_word(h, chunk + 8, &header)) {
 		r->end = WALK_NOT_COPIED;
@@ -18,6 +18,14 @@ void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, int torn, 
 	}
 	while (chunk < end) {
 		uint64_t size = header & ~(uint64_t)FLAGS;
+		/* Neighbours are often alike. Where a branch on that is foretold, the CPU reads the next headers before it has this one: the compiler
+		 * must not know that both values are one. */
+		uint64_t guess = expected;
+		__asm__("" : "+r"(guess));
+		if (size == expected) {
+			size = guess;
+			__asm__ volatile("" : "+r"(size));
+		}
 		if (size == FENCE) { /* the first of two headers */
 			r->end = heap_word(h, chunk + 24, &next) && (next & ~(uint64_t)FLAGS) <= FENCE ? WALK_FENCEPOST : WALK_CORRUPT;
 			break;
@@ -46,6 +54,7 @@ void leakline_heap_walk(struct heap *h, uint64_t first, uint64_t end, int torn, 
 			r->end = WALK_CORRUPT;
 			break;
 		}
+		expected = size;
 		chunk += size;
 		header = next;
 	}
@@ -259,6 +268,9 @@ int64_t leakline_heap_tcaches(struct heap *h, const struct tcache_layout *layout
 	*damaged = 0;
 	h->patience = 8 * h->n_blocks + (1 << 20);
 	for (uint64_t block = 0; block < h->n_blocks && h->patience; block++) {
+		/* Most are too near to the next one: no need to read their headers. */
+		if (block + 1 < h->n_blocks && h->address[block + 1] - h->address[block] < layout->chunk_size)
+			continue;
 		/* malloc leaves no rest of 16 bytes but gives them along; and in 2.43 tcache_init may round its size up twice. */
 		uint64_t chunk_size = heap_block_size(h, block) + 8;
 		if (h->state[block] == FREE || chunk_size < layout->chunk_size || chunk_size > layout->chunk_size + 2 * ALIGN)

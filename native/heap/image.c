@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+enum { FEWEST_BYTES = 32, LEAST_ROOM = 1024 };
+
 uint32_t leakline_heap_abi(void)
 {
 	return LEAKLINE_HEAP_ABI;
@@ -16,6 +18,17 @@ struct heap *leakline_heap_new(const struct segment *segments, size_t n)
 	h->segments = segments;
 	h->n_segments = n;
 	h->low = UINT64_MAX;
+#ifdef __x86_64__
+	h->has_popcnt = __builtin_cpu_supports("popcnt");
+#endif
+	uint64_t copied = 0;
+	for (size_t i = 0; i < n; i++)
+		copied += segments[i].size;
+	/* As many blocks as there can be in so much memory: pages that are never written cost nothing. */
+	h->room = LEAST_ROOM + copied / FEWEST_BYTES;
+	h->address = malloc(h->room * sizeof *h->address);
+	if (!h->address || h->room >= UINT32_MAX)
+		h->room = 0;
 	return h;
 }
 
@@ -31,21 +44,29 @@ void leakline_heap_free(struct heap *h)
 	free(h->address);
 	free(h->state);
 	free(h->leader);
-	free(h->stack);
+	free(h->stack.blocks);
+	free(h->waiting.blocks);
 	free(h->failed);
 	free(h);
 }
 
-const uint8_t *heap_bytes_elsewhere(struct heap *h, uint64_t address, uint64_t *available)
+/* Index of the last of the segments that starts at the address or before it; 0 if none does. */
+size_t heap_segment(const struct segment *segments, size_t n, uint64_t address)
 {
-	size_t low = 0, high = h->n_segments;
+	size_t low = 0, high = n;
 	while (high - low > 1) {
 		size_t middle = low + (high - low) / 2;
-		if (h->segments[middle].start <= address)
+		if (segments[middle].start <= address)
 			low = middle;
 		else
 			high = middle;
 	}
+	return low;
+}
+
+const uint8_t *heap_bytes_elsewhere(struct heap *h, uint64_t address, uint64_t *available)
+{
+	size_t low = heap_segment(h->segments, h->n_segments, address);
 	const struct segment *s = &h->segments[low];
 	if (address - s->start >= s->size)
 		return NULL;
@@ -70,29 +91,17 @@ uint64_t heap_copied(struct heap *h, uint64_t address, uint64_t end)
 	return low < h->n_segments && h->segments[low].start < end ? h->segments[low].start : end;
 }
 
-int heap_add_block(struct heap *h, uint64_t address, uint64_t size)
+/* A heap that says that its chunks overlap may have more blocks than fit into its memory. */
+int heap_make_room(struct heap *h)
 {
-	if (h->n_blocks == h->room) {
-		uint64_t room = h->room ? h->room * 2 : 1024;
-		if (room >= UINT32_MAX) {
-			h->out_of_memory = 1;
-			return 0;
-		}
-		uint64_t *addresses = realloc(h->address, room * sizeof *addresses);
-		if (addresses)
-			h->address = addresses;
-		uint8_t *states = realloc(h->state, room);
-		if (states)
-			h->state = states;
-		if (!addresses || !states) {
-			h->out_of_memory = 1;
-			return 0;
-		}
-		h->room = room;
+	uint64_t room = h->room ? h->room * 2 : LEAST_ROOM;
+	uint64_t *addresses = room < UINT32_MAX ? realloc(h->address, room * sizeof *addresses) : NULL;
+	if (!addresses) {
+		h->out_of_memory = 1;
+		return 0;
 	}
-	h->address[h->n_blocks] = address;
-	h->state[h->n_blocks++] = UNREACHED;
-	h->bytes += size;
+	h->address = addresses;
+	h->room = room;
 	return 1;
 }
 
@@ -122,6 +131,54 @@ static int by_start(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+const struct area *heap_area_elsewhere(struct heap *h, uint64_t address)
+{
+	size_t low = 0, high = h->n_areas;
+	while (high - low > 1) {
+		size_t middle = low + (high - low) / 2;
+		if (h->areas[middle].start <= address)
+			low = middle;
+		else
+			high = middle;
+	}
+	const struct area *a = &h->areas[low];
+	if (address - a->start >= a->end - a->start)
+		return NULL;
+	h->last_area = low;
+	return a;
+}
+
+/* The first block from `block` on that is in another state; the number of blocks where none is. */
+uint64_t heap_next_unlike(const struct heap *h, uint64_t block, uint8_t state)
+{
+	uint64_t same = state * 0x0101010101010101ull, eight;
+	while (block < h->n_blocks && h->state[block] == state) {
+		while (block + 8 <= h->n_blocks && (memcpy(&eight, h->state + block, 8), eight == same))
+			block += 8;
+		if (block < h->n_blocks && h->state[block] == state)
+			block++;
+	}
+	return block;
+}
+
+/* The bitmap of an area's blocks, and how many are before each of its words. */
+static int index_area(struct heap *h, struct area *a)
+{
+	uint64_t words = ((a->end - a->start) >> 10) + 1, block = a->first_block, last = block + a->blocks;
+	a->starts = malloc(words * sizeof *a->starts);
+	a->rank = malloc(words * sizeof *a->rank);
+	if (!a->starts || !a->rank)
+		return 0;
+	for (uint64_t word = 0; word < words; word++) {
+		uint64_t bits = 0, end = a->start + ((word + 1) << 10);
+		a->rank[word] = (uint32_t)(block - a->first_block);
+		for (; block < last && h->address[block] < end; block++)
+			bits |= 1ull << ((h->address[block] - a->start) >> 4 & 63);
+		a->starts[word] = bits;
+	}
+	return 1;
+}
+
 /* Build the index once all areas are walked. Returns 0, or -1 out of memory, or -2 if areas overlap. */
 int leakline_heap_index(struct heap *h)
 {
@@ -130,26 +187,13 @@ int leakline_heap_index(struct heap *h)
 	if (h->n_areas)
 		qsort(h->areas, h->n_areas, sizeof *h->areas, by_start);
 	for (size_t i = 0; i < h->n_areas; i++) {
-		struct area *a = &h->areas[i];
-		if (i && h->areas[i - 1].end > a->start)
+		if (i && h->areas[i - 1].end > h->areas[i].start)
 			return -2;
-		if (a->blocks <= 1)
-			continue;
-		uint64_t words = ((a->end - a->start) >> 10) + 1;
-		a->starts = calloc(words, sizeof *a->starts);
-		a->rank = malloc(words * sizeof *a->rank);
-		if (!a->starts || !a->rank)
+		if (h->areas[i].blocks > 1 && !index_area(h, &h->areas[i]))
 			return -1;
-		for (uint64_t b = a->first_block; b < a->first_block + a->blocks; b++) {
-			uint64_t granule = (h->address[b] - a->start) >> 4;
-			a->starts[granule >> 6] |= 1ull << (granule & 63);
-		}
-		uint32_t count = 0;
-		for (uint64_t w = 0; w < words; w++) {
-			a->rank[w] = count;
-			count += (uint32_t)__builtin_popcountll(a->starts[w]);
-		}
 	}
+	_Static_assert(UNREACHED == 0, "calloc makes blocks that are not reached");
+	h->state = calloc(h->n_blocks ? h->n_blocks : 1, 1);
 	h->leader = malloc((h->n_blocks ? h->n_blocks : 1) * sizeof *h->leader);
-	return h->leader ? 0 : -1;
+	return h->state && h->leader ? 0 : -1;
 }

@@ -5,19 +5,19 @@
 
 #define MOST_VTABLE_ENTRIES 20
 
-static void push(struct heap *h, uint64_t block)
+static void push(struct heap *h, struct pile *pile, uint64_t block)
 {
-	if (h->stack_depth == h->stack_room) {
-		uint64_t room = h->stack_room ? h->stack_room * 2 : 4096;
-		uint32_t *stack = realloc(h->stack, room * sizeof *stack);
-		if (!stack) {
+	if (pile->depth == pile->room) {
+		uint64_t room = pile->room ? pile->room * 2 : 4096;
+		uint32_t *blocks = realloc(pile->blocks, room * sizeof *blocks);
+		if (!blocks) {
 			h->out_of_memory = 1;
 			return;
 		}
-		h->stack = stack;
-		h->stack_room = room;
+		pile->blocks = blocks;
+		pile->room = room;
 	}
-	h->stack[h->stack_depth++] = (uint32_t)block;
+	pile->blocks[pile->depth++] = (uint32_t)block;
 }
 
 /* Whether a word looks like the address of a vtable: in a module's mapping, and the first of its entries that is not 0 is code. */
@@ -52,6 +52,8 @@ static int stands_for_start(struct heap *h, uint64_t block, uint64_t pointer)
 	uint64_t start = h->address[block], size = heap_block_size(h, block), first, second;
 	if (!heap_word(h, start, &first))
 		return 0;
+	if (!(pointer & 63) && heap_word(h, pointer + 8, &second) && second == start)
+		return 1; /* what the loader aligns by hand, and keeps to free it (`to_free` of elf/dl-find_object.c, since glibc 2.35) */
 	if (pointer == start + 24 && heap_word(h, start + 8, &second) && first <= second && second < size)
 		return may_be_requested(h, block, 24 + second + 1); /* std::string before C++11: length, capacity, count */
 	if (pointer == start + 8 && first) {
@@ -64,64 +66,91 @@ static int stands_for_start(struct heap *h, uint64_t block, uint64_t pointer)
 	return !(pointer & 7) && heap_word(h, pointer, &second) && is_vtable(h, second) && is_vtable(h, first); /* a second base class */
 }
 
-/* A pointer held by something reachable (or only possibly so): its block becomes reachable, or possible. */
-static void reach(struct heap *h, uint64_t pointer, int only_possible)
+/* What holds the words that are followed. */
+enum holder { ROOT_OR_REACHABLE, ONLY_POSSIBLE, LOST };
+
+/* A pointer held by something reachable: its block becomes reachable; or possible, by a pointer into it. Blocks that are possible wait until
+ * all that is reachable is known, so that the words of each block are read once. */
+static void reach(struct heap *h, uint64_t pointer, const struct words *w, uint64_t i)
 {
 	int interior;
 	int64_t block = heap_find(h, pointer, &interior);
-	if (block < 0)
+	if (block < 0 || h->state[block] >= REACHABLE)
 		return;
-	if (h->state[block] >= REACHABLE)
-		return;
-	if (interior && !only_possible && stands_for_start(h, (uint64_t)block, pointer))
-		interior = 0;
-	uint8_t state = interior || only_possible ? POSSIBLE : REACHABLE;
-	if (h->state[block] >= state)
-		return;
-	h->state[block] = state;
-	push(h, (uint64_t)block);
+	if (!interior || stands_for_start(h, (uint64_t)block, pointer)) {
+		h->state[block] = REACHABLE;
+		push(h, &h->stack, (uint64_t)block);
+	} else if (h->state[block] == UNREACHED && !heap_is_left_over(h, pointer, w, i)) {
+		h->state[block] = POSSIBLE;
+		push(h, &h->waiting, (uint64_t)block);
+	}
 }
 
-/* A pointer held by a lost block: what it names hangs on that block's leader. */
-static void hang(struct heap *h, uint64_t pointer, uint32_t leader)
+/* A pointer held by a block that is possible: so is its block. One held by a lost block: its block hangs on that one's leader. */
+static void hang(struct heap *h, uint64_t pointer, const struct words *w, uint64_t i, enum holder holder, uint64_t leader)
 {
 	int interior;
 	int64_t block = heap_find(h, pointer, &interior);
-	if (block < 0 || h->state[block] != UNREACHED || (uint32_t)block == leader)
+	if (block < 0 || h->state[block] != UNREACHED || (interior && heap_is_left_over(h, pointer, w, i)))
 		return;
-	h->state[block] = INDIRECT;
-	h->leader[block] = leader;
-	push(h, (uint64_t)block);
+	if (holder == ONLY_POSSIBLE) {
+		h->state[block] = POSSIBLE;
+	} else if ((uint64_t)block == leader) {
+		return;
+	} else {
+		h->state[block] = INDIRECT;
+		h->leader[block] = (uint32_t)leader;
+	}
+	push(h, &h->stack, (uint64_t)block);
+}
+
+static inline void follow(struct heap *h, const struct words *w, enum holder holder, uint64_t leader)
+{
+	uint64_t low = h->low, span = h->high - low, word;
+	for (uint64_t i = 0; i < w->count; i++) {
+		memcpy(&word, w->bytes + 8 * i, 8);
+		if (word - low >= span)
+			continue;
+		if (holder == ROOT_OR_REACHABLE)
+			reach(h, word, w, i);
+		else
+			hang(h, word, w, i, holder, leader);
+	}
 }
 
 /* Words of memory that are aligned to 8 bytes; what was not copied holds no pointer. */
-static void scan_part(struct heap *h, uint64_t start, uint64_t end, int only_possible, int64_t leader)
+static void scan(struct heap *h, uint64_t start, uint64_t end, int of_block, enum holder holder, uint64_t leader)
 {
-	const uint8_t *bytes;
-	for (uint64_t address = start, count; (count = heap_words(h, &address, end, &bytes)); address += 8 * count)
-		for (uint64_t i = 0; i < count; i++) {
-			uint64_t word;
-			memcpy(&word, bytes + 8 * i, 8);
-			if (word < h->low || word >= h->high)
-				continue;
-			if (leader < 0)
-				reach(h, word, only_possible);
-			else
-				hang(h, word, (uint32_t)leader);
+	uint64_t first = start;
+	struct words w;
+	for (uint64_t stop; (start = heap_living(h, start, end, &stop)) < end; start = stop)
+		for (uint64_t address = start; (w.count = heap_words(h, &address, stop, &w.bytes)); address += 8 * w.count) {
+			w.of = heap_words_of(of_block, first, address);
+			follow(h, &w, holder, leader);
 		}
 }
 
-static void scan(struct heap *h, uint64_t start, uint64_t end, int only_possible, int64_t leader)
+static inline void drain(struct heap *h, enum holder holder, uint64_t leader)
 {
-	for (uint64_t stop; (start = heap_living(h, start, end, &stop)) < end; start = stop)
-		scan_part(h, start, stop, only_possible, leader);
-}
-
-static void drain(struct heap *h, int64_t leader)
-{
-	while (h->stack_depth && !h->out_of_memory) {
-		uint64_t block = h->stack[--h->stack_depth], start = h->address[block];
-		scan(h, start, start + heap_block_size(h, block), h->state[block] == POSSIBLE, leader);
+	while (h->stack.depth && !h->out_of_memory) {
+		uint64_t block = h->stack.blocks[--h->stack.depth], start = h->address[block], available, header = 0, first = 0;
+		const uint8_t *chunk = heap_bytes(h, start - 16, &available);
+		if (chunk && available >= 24) {
+			memcpy(&header, chunk + 8, 8);
+			memcpy(&first, chunk + 16, 8);
+		}
+		uint64_t size = header & 2 ? 0 : (header & ~7ull) - 8;
+		if (size && available >= 16 && size <= available - 16 && start >= h->living.start && start + size <= h->living.end) {
+			struct words w = {chunk + 16, size / 8, BLOCK_FROM_START};
+			follow(h, &w, holder, leader);
+		} else { /* at the edge of what was copied, or of what is dead, or mmapped */
+			size = heap_block_size(h, block);
+			scan(h, start, start + size, 1, holder, leader);
+			if (!header)
+				heap_word(h, start, &first);
+		}
+		if (holder == ROOT_OR_REACHABLE && h->census.groups)
+			heap_count(h, start, first, size, REACHABLE);
 	}
 }
 
@@ -133,28 +162,44 @@ void leakline_heap_leave_out(struct heap *h, const struct range *dead, size_t n)
 	h->living = (struct range){0, 0};
 }
 
+/* Where the arenas' bins are (struct malloc_state), sorted; must stay there until `h` is freed. */
+void leakline_heap_arenas(struct heap *h, const struct range *arenas, size_t n)
+{
+	h->arenas = arenas;
+	h->n_arenas = n;
+}
+
 /*
- * Mark from the roots: words of memory and values of registers. `modules` are the mappings of files, to tell vtables. Returns 0, or -1 out
- * of memory.
+ * Mark from the roots: words of memory and values of registers. `modules` are the mappings of files, to tell vtables. `groups` has `room`
+ * places, a power of two, all zero, where blocks are counted as they are met; NULL where nobody asks. `records` tell who allocated them. Returns
+ * how many groups there are, which come first; or -1 out of memory.
  */
-int leakline_heap_mark(struct heap *h, const struct range *roots, size_t n_roots, const uint64_t *values, size_t n_values,
-		       const struct modules *modules)
+int64_t leakline_heap_mark(struct heap *h, const struct range *roots, size_t n_roots, const uint64_t *values, size_t n_values,
+			   const struct modules *modules, struct group *groups, size_t room, const struct records *records)
 {
 	h->modules = *modules;
+	h->census = (struct census){.groups = groups, .room = room, .last = groups, .records = *records};
+	struct words registers = {.of = ROOT};
 	for (size_t i = 0; i < n_values; i++)
-		reach(h, values[i], 0);
+		reach(h, values[i], &registers, i);
 	for (size_t i = 0; i < n_roots; i++) {
-		scan(h, roots[i].start, roots[i].end, 0, -1);
-		drain(h, -1);
+		scan(h, roots[i].start, roots[i].end, 0, ROOT_OR_REACHABLE, 0);
+		drain(h, ROOT_OR_REACHABLE, 0);
 	}
-	drain(h, -1);
-	for (uint64_t block = 0; block < h->n_blocks; block++) {
+	drain(h, ROOT_OR_REACHABLE, 0);
+	for (uint64_t i = 0; i < h->waiting.depth; i++) {
+		if (h->state[h->waiting.blocks[i]] != POSSIBLE)
+			continue;
+		push(h, &h->stack, h->waiting.blocks[i]);
+		drain(h, ONLY_POSSIBLE, 0);
+	}
+	for (uint64_t block = 0; (block = heap_next_unlike(h, block, REACHABLE)) < h->n_blocks; block++) {
 		if (h->state[block] != UNREACHED)
 			continue;
-		push(h, block);
-		drain(h, (int64_t)block);
+		push(h, &h->stack, block);
+		drain(h, LOST, block);
 	}
-	return h->out_of_memory ? -1 : 0;
+	return h->out_of_memory ? -1 : heap_census(h);
 }
 
 /* Nearly all blocks are reachable: their sizes are what the others' leave of all. */
@@ -163,9 +208,7 @@ void leakline_heap_totals(struct heap *h, struct totals *t)
 	memset(t, 0, sizeof *t);
 	t->blocks[REACHABLE] = h->n_blocks;
 	t->bytes[REACHABLE] = h->bytes;
-	for (uint64_t block = 0; block < h->n_blocks; block++) {
-		if (h->state[block] == REACHABLE)
-			continue;
+	for (uint64_t block = 0; (block = heap_next_unlike(h, block, REACHABLE)) < h->n_blocks; block++) {
 		uint64_t size = heap_block_size(h, block);
 		t->blocks[h->state[block]]++;
 		t->bytes[h->state[block]] += size;
@@ -190,8 +233,8 @@ static uint64_t leader_of(struct heap *h, uint64_t block)
 size_t leakline_heap_lost(struct heap *h, struct lost_block *lost, size_t room)
 {
 	size_t count = 0;
-	for (uint64_t block = 0; block < h->n_blocks && count < room; block++) {
-		if (h->state[block] == REACHABLE || h->state[block] == FREE)
+	for (uint64_t block = 0; (block = heap_next_unlike(h, block, REACHABLE)) < h->n_blocks && count < room; block++) {
+		if (h->state[block] == FREE)
 			continue;
 		uint64_t leader = leader_of(h, block);
 		struct lost_block *l = &lost[count++];

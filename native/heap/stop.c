@@ -131,6 +131,13 @@ int leakline_stop_await(int tid, int ours, uint64_t until, struct thread *t)
 	return await(tid, ours, until, 0, t);
 }
 
+/* Read the registers of a thread that somebody has stopped and waited for. Returns an enum stop_result. */
+int leakline_stop_read(int tid, struct thread *t)
+{
+	t->pending = 0;
+	return (int)read_registers(tid, t);
+}
+
 /* Let it go on, with the signal that it must get. Returns 0, or an errno: ESRCH if it was killed while it stood still. */
 int leakline_stop_release(int tid, int pending)
 {

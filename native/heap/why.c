@@ -24,11 +24,11 @@ struct search {
 	int found;
 };
 
-static void meet(struct search *s, uint64_t pointer, uint64_t held_at, int is_value, int64_t holder)
+static void meet(struct search *s, uint64_t pointer, uint64_t held_at, int is_value, int64_t holder, const struct words *w, uint64_t i)
 {
 	int interior;
 	int64_t block = heap_find(s->heap, pointer, &interior);
-	if (block < 0 || s->held_at[block] || s->heap->state[block] == FREE)
+	if (block < 0 || s->held_at[block] || s->heap->state[block] == FREE || (interior && heap_is_left_over(s->heap, pointer, w, i)))
 		return;
 	s->held_at[block] = held_at + 1;
 	s->is_value[block] = (uint8_t)is_value;
@@ -40,14 +40,17 @@ static void meet(struct search *s, uint64_t pointer, uint64_t held_at, int is_va
 /* Each word of memory that may be a pointer into a heap. */
 static void look_through(struct search *s, uint64_t start, uint64_t end, int64_t holder)
 {
-	const uint8_t *bytes;
+	struct words w;
+	uint64_t first = start;
 	for (uint64_t stop; (start = heap_living(s->heap, start, end, &stop)) < end; start = stop) {
-		for (uint64_t address = start, count; !s->found && (count = heap_words(s->heap, &address, stop, &bytes)); address += 8 * count)
-			for (uint64_t i = 0; i < count && !s->found; i++) {
+		for (uint64_t address = start; !s->found && (w.count = heap_words(s->heap, &address, stop, &w.bytes)); address += 8 * w.count) {
+			w.of = heap_words_of(holder >= 0, first, address);
+			for (uint64_t i = 0; i < w.count && !s->found; i++) {
 				uint64_t word;
-				memcpy(&word, bytes + 8 * i, 8);
-				meet(s, word, address + 8 * i, 0, holder);
+				memcpy(&word, w.bytes + 8 * i, 8);
+				meet(s, word, address + 8 * i, 0, holder, &w, i);
 			}
+		}
 	}
 }
 
@@ -89,8 +92,9 @@ int64_t leakline_heap_path(struct heap *h, const struct range *roots, size_t n_r
 	s.is_value = malloc(h->n_blocks);
 	s.queue = malloc(h->n_blocks * sizeof *s.queue);
 	if (s.before && s.held_at && s.is_value && s.queue) {
+		struct words registers = {.of = ROOT};
 		for (size_t i = 0; i < n_values && !s.found; i++)
-			meet(&s, values[i], i, 1, -1);
+			meet(&s, values[i], i, 1, -1, &registers, i);
 		for (size_t i = 0; i < n_roots; i++)
 			look_through(&s, roots[i].start, roots[i].end, -1);
 		for (uint64_t head = 0; head < s.tail && !s.found; head++) {

@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Version of what the Python side (leakline/native/smaps.py) relies on. */
-#define LEAKLINE_SMAPS_ABI 1
+#define LEAKLINE_SMAPS_ABI 2
 
 enum { ADDED, REFUSED, NO_MEMORY }; /* what leakline_smaps_add() returns */
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 __all__ = [
+    "DiffReport",
     "FaultReport",
     "Finding",
     "LeaklineError",
@@ -26,10 +27,12 @@ __all__ = [
     "SystemTable",
     "VmaMemory",
     "__version__",
+    "compare_reports",
     "diagnose",
     "explain_core",
     "faults",
     "processes",
+    "read_reports",
     "scan",
     "scan_file",
     "system_memory",
@@ -38,13 +41,26 @@ __all__ = [
 if TYPE_CHECKING:
     from leakline.errors import LeaklineError
     from leakline.model.accounting import ProcessMemory, ProcessTable
+    from leakline.model.diff import DiffReport
     from leakline.model.faults import FaultReport
     from leakline.model.finding import Finding, Report
     from leakline.model.mappings import VmaMemory
     from leakline.model.system import SystemTable
-    from leakline.session.api import Process, diagnose, explain_core, faults, processes, scan, scan_file, system_memory
+    from leakline.session.api import (
+        Process,
+        compare_reports,
+        diagnose,
+        explain_core,
+        faults,
+        processes,
+        read_reports,
+        scan,
+        scan_file,
+        system_memory,
+    )
 
 _HOMES = {
+    "DiffReport": "leakline.model.diff",
     "FaultReport": "leakline.model.faults",
     "Finding": "leakline.model.finding",
     "LeaklineError": "leakline.errors",
@@ -54,10 +70,12 @@ _HOMES = {
     "Report": "leakline.model.finding",
     "SystemTable": "leakline.model.system",
     "VmaMemory": "leakline.model.mappings",
+    "compare_reports": "leakline.session.api",
     "diagnose": "leakline.session.api",
     "explain_core": "leakline.session.api",
     "faults": "leakline.session.api",
     "processes": "leakline.session.api",
+    "read_reports": "leakline.session.api",
     "scan": "leakline.session.api",
     "scan_file": "leakline.session.api",
     "system_memory": "leakline.session.api",

@@ -5,7 +5,8 @@ LeaklineError           70  a bug of ours, when nothing below fits
 ├── PermissionNeeded     3  the kernel said no
 ├── TargetGone           4  no such process, or it ended while we looked
 ├── NotPossible          5  not on this kernel, host or target
-│   └── NotSupported     5  a target that leakline cannot read yet
+│   ├── NotSupported     5  a target that leakline cannot read yet
+│   └── PauseTooLong     5  the target would stand still for longer than is allowed
 └── ParseError           6  a file that is not what it should be
 """
 
@@ -54,6 +55,12 @@ class NotPossible(LeaklineError):
 
     exit_code = 5
     default_hint = "`leakline doctor` shows what works here and how to get the rest."
+
+
+class PauseTooLong(NotPossible):
+    """The target would stand still, or stood still, for longer than is allowed; it was let go."""
+
+    default_hint = "Allow a longer --max-pause, or scan with --no-stop."
 
 
 class NotSupported(NotPossible):

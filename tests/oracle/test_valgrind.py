@@ -21,7 +21,14 @@ KINDS = {
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 @pytest.mark.parametrize(
     "source",
-    [("kinds.c",), ("ended_threads.c",), ("interior.cpp",), ("interior.cpp", "-O2"), ("interior.cpp", "-O1", "-no-pie")],
+    [
+        ("kinds.c",),
+        ("ended_threads.c",),
+        ("churn.c",),
+        ("interior.cpp",),
+        ("interior.cpp", "-O2"),
+        ("interior.cpp", "-O1", "-no-pie"),
+    ],
 )
 def test_the_same_blocks_of_every_kind(
     build: Build, start: Start, leakline: Leakline, tmp_path: Path, source: tuple[str, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,14 @@ from tests.agent import OFF, WAITING, Parent, Process, State, wait_for
 from tests.conftest import TARGETS, Build
 
 ROOT = Path(__file__).parents[2]
+SQLITE = """
+import sqlite3
+base = sqlite3.connect(":memory:")
+base.execute("create table t(a integer primary key, b text)")
+base.executemany("insert into t(b) values (?)", ((f"name {i}" * (i % 9),) for i in range(50000)))
+base.execute("create index i on t(b)")
+print(base.execute("select count(*) from t where b like '%7%'").fetchone())
+"""
 ENTRIES = {
     "by_malloc": 101,
     "by_calloc": 102,
@@ -257,16 +266,24 @@ def test_memo_against_walks(checking_agent: Path, build: Build, flags: list[str]
     "command",
     [
         [sys.executable, "-c", "import json; [json.loads(json.dumps({str(i): [i] * 5 for i in range(2000)})) for _ in range(20)]"],
+        [sys.executable, "-m", "test", "test_re", "test_dict", "test_list", "test_threading_local"],
         ["perl", "-e", "for (1..10000) { push @a, [1..10]; $h{$_} = {a => 1} }"],
         ["git", "--version"],
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "/dev/null", "-subj", "/CN=a", "-out", "/dev/null"],
+        [sys.executable, "-c", SQLITE],
+        ["gcc", "-O2", "-c", str(TARGETS / "traps.c"), "-o", "/dev/null"],
     ],
-    ids=lambda command: Path(command[0]).name,
+    ids=lambda command: f"{Path(command[0]).name}-{command[1][:5]}",
 )
 def test_memo_against_walks_in_the_wild(checking_agent: Path, command: list[str]) -> None:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
     with Parent(checking_agent, Seen()) as parent:
         done = parent.run(*command, PYTHONMALLOC="malloc", timeout=300)
     assert done.returncode == 0
-    assert done.stderr.endswith(" checked, 0 differ\n"), done.stderr
+    checks = [line for line in done.stderr.splitlines() if line.startswith("leakline agent: ")]
+    assert checks
+    assert all(line.endswith(" checked, 0 differ") for line in checks), checks
 
 
 ENDS = {"return": 0, "exit": 3, "_exit": 4, "_Exit": 5, "thread": 6, "quick_exit": 7, "busy": 8, "two": 6, "errno": 16}
@@ -288,11 +305,22 @@ def test_ends(agent: Path, build: Build, what: str) -> None:
         assert seen.sizes == [55, 77]  # destructors have run
 
 
-def test_abort(agent: Path, build: Build) -> None:
+@pytest.mark.parametrize("what", ["abort", "assert", "double free", "raise", "killed by ABRT"])
+def test_abort(agent: Path, build: Build, what: str) -> None:
+    """Also by glibc itself, which does not call abort(3) by its name."""
+    seen = Seen(1)
+    with Parent(agent, seen) as parent:
+        assert parent.run(build("agent_ends.c"), what).returncode == -signal.SIGABRT
+    assert [state.exit_status for state in seen.states] == [-1]
+    assert seen.sizes == [55]
+
+
+def test_a_program_that_handles_aborts(agent: Path, build: Build) -> None:
     seen = Seen()
     with Parent(agent, seen) as parent:
-        assert parent.run(build("agent_ends.c"), "abort").returncode == -signal.SIGABRT
-    assert seen.states[0].exit_status == -1
+        done = parent.run(build("agent_ends.c"), "handles ABRT")
+    assert (done.returncode, done.stdout) == (17, "handled\n")
+    assert [state.exit_status for state in seen.states] == [17]
 
 
 @pytest.mark.parametrize(("what", "status", "exits"), [("fork", 9, 2), ("vfork", 10, 1), ("spawn", 3, 2), ("exec", 3, 1)])
@@ -336,28 +364,109 @@ def test_limits_of_memory(agent: Path, build: Build, what: str, status: int) -> 
     assert seen.states[0].phase == WAITING
 
 
-def test_too_little_address_space(agent: Path, build: Build) -> None:
-    seen = Seen()
+@pytest.mark.parametrize(("kilobytes", "has_records"), [(1000000, True), (200000, True), (30000, False)])
+def test_too_little_address_space(agent: Path, build: Build, kilobytes: int, has_records: bool) -> None:
+    """A table takes the place of the shadow; without room for that, the program runs as it is."""
+    seen = Seen(2 if has_records else 0)
     with Parent(agent, seen) as parent:
-        command = ["sh", "-c", 'ulimit -v 1000000; LD_PRELOAD="$AGENT" exec "$@"', "sh", build("agent_ends.c"), "exit"]
-        assert parent.run(*command, LD_PRELOAD="", AGENT=str(agent)).returncode == 3
-    assert seen.states[0].phase == OFF
-    assert "RLIMIT_AS" in seen.states[0].why_off
+        script = f'ulimit -v {kilobytes}; LD_PRELOAD="$AGENT" exec "$@"'
+        assert parent.run("sh", "-c", script, "sh", build("agent_ends.c"), "exit", LD_PRELOAD="", AGENT=str(agent)).returncode == 3
+    state = seen.states[0]
+    assert not state.other_allocator
+    if has_records:
+        assert (state.phase, state.shadow, seen.sizes) == (WAITING, 0, [55, 77])
+        assert seen.stacks[0][0] == "main"
+    else:
+        assert state.phase == OFF
+        assert "RLIMIT_AS" in state.why_off
+
+
+def test_table_of_live_blocks(agent: Path, build: Build) -> None:
+    """Many threads that allocate and free at once: what is left is what is live."""
+    live: list[int] = []
+
+    def look(process: Process) -> None:
+        assert process.state().allocations >= 16 * 20000
+        live.append(len(process.live()))
+
+    with Parent(agent, look) as parent:
+        script = 'ulimit -v 4000000; LD_PRELOAD="$AGENT" exec "$@"'
+        program = build("stacks.c", "-O1")
+        assert parent.run("sh", "-c", script, "sh", program, "at-once", "16", LD_PRELOAD="", AGENT=str(agent)).returncode == 0
+    assert live[0] < 200
+
+
+@pytest.mark.parametrize("library", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so.2.0"])
+def test_table_under_other_allocators(agent: Path, build: Build, library: str) -> None:
+    seen = Seen(15)
+    with Parent(agent, seen) as parent:
+        done = parent.run(build("allocates.c", "-O2"), LD_PRELOAD=f"{agent}:{library}")
+    assert (done.returncode, done.stderr) == (0, "")
+    state = seen.states[0]
+    assert (state.phase, state.shadow) == (WAITING, 0)
+    assert state.other_allocator
+    assert library.split(".")[0] in state.why_off
+    assert seen.sizes == list(ENTRIES.values())
+    assert all(stack[-1] == "_start" for stack in seen.stacks)
 
 
 def test_another_allocator(agent: Path, build: Build, tmp_path: Path) -> None:
-    """It serves the program as it would without us: nothing is recorded."""
+    """It serves the program as it would without us, and its own free gets what is its own."""
+    library = tmp_path / "libother.so"
+    source = str(TARGETS / "other_allocator.c")
+    subprocess.run(["gcc", "-O1", "-fno-builtin", "-shared", "-fPIC", source, "-o", str(library)], check=True)
+    seen = Seen(2)
+    with Parent(agent, seen) as parent:
+        done = parent.run(build("agent_ends.c"), "exit", LD_PRELOAD=f"{agent}:{library}")
+        assert done.returncode == 3
+    state = seen.states[0]
+    assert state.other_allocator
+    assert "libother" in state.why_off
+    assert seen.sizes == [55, 77]
+
+
+def test_an_allocator_in_front(agent: Path, build: Build, tmp_path: Path) -> None:
+    """The program never calls the agent's functions: nothing is recorded."""
     library = tmp_path / "libother.so"
     source = str(TARGETS / "other_allocator.c")
     subprocess.run(["gcc", "-O1", "-fno-builtin", "-shared", "-fPIC", source, "-o", str(library)], check=True)
     seen = Seen()
-    program = build("agent_ends.c")
     with Parent(agent, seen) as parent:
-        done = parent.run(program, "exit", LD_PRELOAD=f"{agent}:{library}")
-        assert done.returncode == 3
+        assert parent.run(build("agent_ends.c"), "exit", LD_PRELOAD=f"{library}:{agent}").returncode == 3
     assert seen.states[0].phase == OFF
     assert "libother" in seen.states[0].why_off
     assert seen.states[0].allocations == 0
+
+
+@pytest.mark.skipif(Path("/proc/sys/kernel/core_pattern").read_text() != "core\n", reason="cores are not plain files here")
+def test_core_dumps_hold_none_of_the_tables(agent: Path, build: Build, tmp_path: Path) -> None:
+    """Only the library itself is in them."""
+    sizes: list[int] = []
+    for preload in ("", str(agent)):
+        folder = tmp_path / f"core{len(sizes)}"
+        folder.mkdir()
+        script = 'ulimit -c unlimited; cd "$1"; LD_PRELOAD="$2" exec "$3" dump'
+        done = subprocess.run(["sh", "-c", script, "sh", folder, preload, build("agent_ends.c")], check=False)
+        assert done.returncode == -signal.SIGABRT
+        sizes += [sum(file.stat().st_blocks * 512 for file in folder.iterdir())]
+    assert sizes[0] > 10_000_000
+    assert sizes[1] - sizes[0] < 256 << 10
+
+
+def test_a_tree_that_make_builds(agent: Path, tmp_path: Path) -> None:
+    """Every process of it reports, and the result is the same."""
+    names = [f"part{i}" for i in range(6)]
+    for name in names:
+        (tmp_path / f"{name}.c").write_text(f"int {name}(void) {{ return 1; }}\n")
+    (tmp_path / "Makefile").write_text(f"parts.a: {' '.join(f'{name}.o' for name in names)}\n\tar rcs $@ $^\n")
+    seen = Seen()
+    with Parent(agent, seen) as parent:
+        done = parent.run("make", "-s", "-j3", "-C", tmp_path, "MAKEFLAGS=-j3")
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = subprocess.run(["ar", "t", tmp_path / "parts.a"], capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == [f"{name}.o" for name in names]
+    assert len(seen.pids) >= 1 + 6 + 1  # make, each cc1, ar
+    assert {state.phase for state in seen.states} == {WAITING}
 
 
 def test_nobody_answers(agent: Path, build: Build) -> None:

@@ -17,6 +17,9 @@ from tests.conftest import UNPRIVILEGED, Build, Leakline, Start, needs_root
 COMMANDS = pytest.mark.parametrize("command", [["scan"], ["diagnose", "--budget", "4s"], ["trace", "-d", "1"]], ids=lambda c: c[0])
 
 
+SCANNING = pytest.mark.parametrize("command", [["scan"], ["diagnose", "--budget", "4s"]], ids=lambda c: c[0])
+
+
 def check(leakline: Leakline, command: list[str], pid: int, status: int, *words: str) -> None:
     result = leakline(*command, pid, "--json", "-q", status=status)
     error = json.loads(result.err.splitlines()[-1])["error"]
@@ -59,7 +62,7 @@ def test_somebody_elses_process(unprivileged_leakline: Leakline, command: list[s
         other.wait()
 
 
-@COMMANDS
+@SCANNING
 def test_a_static_program(build: Build, start: Start, leakline: Leakline, command: list[str]) -> None:
     program = start(build("loses.c", "-g", "-static"))
     check(leakline, command, program.pid, 5, "not supported", "statically linked")
@@ -71,13 +74,13 @@ def test_a_32_bit_program(build: Build, start: Start, leakline: Leakline, comman
     check(leakline, command, program.pid, 5, "not supported", "32-bit")
 
 
-@COMMANDS
+@SCANNING
 def test_a_program_on_musl(build: Build, start: Start, leakline: Leakline, command: list[str]) -> None:
     program = start(build("kinds.c", compiler="musl-gcc"), HOLD="1")
     check(leakline, command, program.pid, 5, "not supported", "musl")
 
 
-@COMMANDS
+@SCANNING
 def test_a_program_with_jemalloc(build: Build, start: Start, leakline: Leakline, command: list[str]) -> None:
     libraries = sorted(Path("/usr/lib").glob("*/libjemalloc.so.2"))
     if not libraries:

@@ -8,8 +8,12 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,6 +211,70 @@ def test_what_grew_since_an_earlier_scan(build: Build, start: Start, leakline: L
     kinds = start(build("kinds.c"), HOLD="1")
     other = leakline("scan", kinds.pid, "--diff", report, "--json").json
     assert all(f["rate_bytes_per_second"] is None for f in other["findings"])
+
+
+@contextmanager
+def recorded(start: Start, program: Path, report: Path) -> Iterator[int]:
+    """A program started under the agent: its PID."""
+    run = start(sys.executable, "-m", "leakline", "run", "-q", "-f", "-o", str(report), "--", str(program))
+    assert run.stdout is not None
+    pid = int(run.stdout.readline())
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def grows_in_remember(finding: dict[str, Any]) -> None:
+    source = (Path(__file__).parents[1] / "targets/cache.c").read_text().splitlines()
+    assert (finding["location"]["function"], finding["location_is"]) == ("remember", "recorded")
+    assert "/* grows */" in source[finding["location"]["line"] - 1]
+    assert [frame["function"] for frame in finding["stack"]][:2] == ["remember", "main"]
+    assert finding["subject"]["name"] == "blocks of 248 bytes"
+    assert finding["bytes"] == finding["blocks"] * 248
+    assert finding["evidence"][1]["values"]["engine"] == "agent"
+
+
+def growing_in(report: dict[str, Any]) -> dict[str, Any]:
+    (finding,) = [f for f in report["findings"] if f["kind"] == "growing"]
+    found: dict[str, Any] = finding
+    return found
+
+
+def test_the_line_that_grows_where_a_recorder_ran(build: Build, start: Start, leakline: Leakline, tmp_path: Path) -> None:
+    """Two lines make blocks of one size: only one of them makes more and more."""
+    before, image = tmp_path / "before.json", tmp_path / "before.core"
+    with recorded(start, build("cache.c"), tmp_path / "run") as pid:
+        leakline("scan", pid, "--json", "-o", before)
+        leakline("scan", pid, "--save", image)
+        census = json.loads(before.read_text())["census"]
+        ring = [g for g in census["groups"] if g["size"] == 248 and g["blocks"] == 64]
+        stacks = {site["number"]: [census["frames"][i]["function"] for i in site["stack"]] for site in census["sites"]}
+        assert ["renew", "main"] in [stacks[group["site"]][:2] for group in ring]
+        time.sleep(1)
+        for options in ((), ("--no-stop",)):
+            finding = growing_in(leakline("scan", pid, *options, "--diff", before, "--json").json)
+            grows_in_remember(finding)
+            assert finding["blocks"] >= 25
+        # An image has no records: then types and sizes are compared.
+        finding = growing_in(leakline("scan", pid, "--diff", image, "--json").json)
+        assert (finding["location"], finding["subject"]["name"]) == (None, "blocks of 248 bytes")
+        assert "cache.c:" in leakline("scan", pid, "--diff", before).out
+    with recorded(start, build("cache.c"), tmp_path / "another") as pid:
+        # Another run of the program: its sites have other numbers and addresses, and the same lines.
+        held = next(g["blocks"] for g in census["groups"] if stacks.get(g["site"], [])[:1] == ["remember"])
+        time.sleep(held / 50 + 1)
+        finding = growing_in(leakline("scan", pid, "--diff", before, "--json").json)
+        grows_in_remember(finding)
+        assert finding["rate_bytes_per_second"] is None
+
+
+@pytest.mark.slow
+def test_the_line_that_grows_from_look_to_look(build: Build, start: Start, leakline: Leakline, tmp_path: Path) -> None:
+    with recorded(start, build("cache.c"), tmp_path / "run") as pid:
+        finding = growing_in(leakline("scan", pid, "--every", "250ms", "--duration", "6s", "--json").json)
+    grows_in_remember(finding)
+    assert finding["evidence"][0]["values"]["verdict"] in ("GROWING", "LEAK")
 
 
 def test_what_is_no_earlier_scan(build: Build, start: Start, leakline: Leakline, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from leakline.session.interruption import Interruption
 from leakline.session.tracing import BpfRecorder
+from leakline.sources.bpf import EVERYTHING, RecordingOptions
 from leakline.sources.procfs import ProcFs
 from tests.conftest import Build, Leakline, Start, assert_unharmed
 
@@ -86,7 +87,7 @@ def test_what_is_held_is_reachable_and_no_reason_to_fail(build: Build, start: St
 
 def test_small_requests_can_be_left_out(build: Build, start: Start, needs_bpf: None) -> None:
     program = start(build("clean.c"))
-    with BpfRecorder(ProcFs(), program.pid, Interruption(), min_size=3000) as recorder:
+    with BpfRecorder(ProcFs(), program.pid, Interruption(), RecordingOptions(min_size=3000)) as recorder:
         for _ in range(20):
             recorder.wait(0.5)
             trace = recorder.trace()
@@ -98,7 +99,7 @@ def test_small_requests_can_be_left_out(build: Build, start: Start, needs_bpf: N
 
 def test_frees_are_seen(build: Build, start: Start, needs_bpf: None) -> None:
     program = start(build("clean.c"))
-    with BpfRecorder(ProcFs(), program.pid, Interruption()) as recorder:
+    with BpfRecorder(ProcFs(), program.pid, Interruption(), EVERYTHING) as recorder:
         recorder.wait(0.5)
         trace = recorder.trace()
     assert trace.seen > 500

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from leakline.session.watching import Samples
 from leakline.sources.procfs import ProcFs
 from tests.conftest import Leakline, Start, assert_unharmed
@@ -113,6 +115,7 @@ while True:
 """
 
 
+@pytest.mark.alone
 def test_all_processes_are_watched_and_only_what_grows_is_said(start: Start, leakline: Leakline, tmp_path: Path) -> None:
     leak, steady = start(sys.executable, "-c", LEAK), start("sh", "-c", "echo READY; exec sleep 60")
     out = tmp_path / "said.json"

@@ -1,5 +1,6 @@
 /* Ways to end, to start others, and to change the limits of a process. The argument names one. */
 #define _GNU_SOURCE
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -13,7 +14,7 @@
 #include <unistd.h>
 
 extern char **environ;
-void *blocks[8];
+void *blocks[8], *volatile freed;
 
 static int is(const char *a, const char *b) { return !strcmp(a, b); }
 
@@ -45,6 +46,25 @@ int main(int count, char **arguments)
 		quick_exit(7);
 	if (is(what, "abort"))
 		abort();
+	if (is(what, "dump")) {
+		for (int i = 0; i < 100000; i++)
+			memset(malloc(100), 1, 100);
+		signal(SIGABRT, SIG_DFL);
+		raise(SIGABRT);
+	}
+	if (is(what, "assert"))
+		assert(!"what holds");
+	if (is(what, "double free"))
+		free(freed = blocks[0]), free(freed);
+	if (is(what, "raise"))
+		raise(SIGABRT);
+	if (is(what, "killed by ABRT"))
+		kill(getpid(), SIGABRT), pause();
+	if (is(what, "handles ABRT")) {
+		signal(SIGABRT, on_end);
+		raise(SIGABRT);
+		return signal(SIGABRT, SIG_DFL) == on_end ? 17 : 1;
+	}
 	if (is(what, "thread")) {
 		pthread_create(&thread, NULL, ends_it, NULL);
 		for (;;)

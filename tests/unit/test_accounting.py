@@ -11,8 +11,8 @@ from leakline.errors import InvalidRequest, ParseError
 from leakline.model.accounting import ProcessMemory
 from leakline.present.tables import choose_columns, notes_of, table_lines, units_of
 from leakline.sources.maps import parse_smaps_rollup
+from leakline.sources.one_process import container_of
 from leakline.sources.process_files import memory_cgroup
-from leakline.sources.process_table import container_of
 from leakline.sources.rollup import Rollup
 from tests.unit.test_maps import ROLLUP
 

@@ -74,7 +74,6 @@ def test_help_loads_neither_rich_nor_numpy_nor_a_command() -> None:
         (["diagnose", "--"], "no command"),
         (["diagnose", "1", "--", "true"], "either"),
         (["diagnose", "--json", "--", "true"], "--output"),
-        (["diagnose", "--fail-on", "low", "--", "true"], "--findings-exit"),
         (["diagnose", "--findings-exit", "3", "1"], "--fail-on"),
         (["trace", "1", "--min-size", "big"], "size"),
         (["scan", "1", "--confirm", "0"], "confirm"),

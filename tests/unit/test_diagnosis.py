@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakline.analysis.diagnosis import agreed, find_lost, find_outstanding, fits, rank, summarise
+from leakline.analysis.diagnosis import agreed, find_lost, fits, rank, summarise
+from leakline.analysis.outstanding import find_outstanding
 from leakline.model.heap import BlockTotal, HeapScan, LeakKind, LostBlock
 from leakline.model.stack import Frame
 from leakline.model.trace import Allocation, AllocationTrace
@@ -87,13 +89,20 @@ def test_a_recorded_block_gets_its_line_and_older_ones_of_its_form_join() -> Non
     assert finding.rate_bytes_per_second == pytest.approx(104 / 5)
 
 
-def test_blocks_that_two_sites_could_have_made_stay_without_a_line() -> None:
+def test_blocks_that_two_sites_could_have_made_get_the_odds() -> None:
     lost = [block(1), block(2), block(3)]
     both = trace((1, 100))
     other = Allocation(address=2, size=100, time_ns=6 * SECOND, tid=1, stack=(0x2000,))
     both = AllocationTrace(**{**{f: getattr(both, f) for f in both.__struct_fields__}, "allocations": (*both.allocations, other)})
     findings = find_lost([scan(*lost), scan(*lost, at=11)], both, FRAMES)
-    assert [(f.location.line if f.location else None, f.blocks) for f in findings] == [(6, 1), (20, 1), (None, 1)]
+    assert [(f.location.line, f.location_is, f.blocks) for f in findings if f.location] == [
+        (6, "recorded", 1),
+        (20, "recorded", 1),
+        (6, "inferred", 1),
+    ]
+    odds = findings[-1].evidence[-1]
+    assert (findings[-1].confidence, odds.method) == ("low", "odds")
+    assert odds.values == {"make.c:6": 0.5, "serve.c:20": 0.5}
 
 
 def test_a_record_whose_size_does_not_fit_is_another_allocation() -> None:
@@ -125,6 +134,38 @@ def test_what_is_not_freed_is_reachable_once_a_scan_looked_and_outstanding_befor
     assert (after.kind, after.blocks, after.bytes) == ("reachable", 1, 50)
     (before,) = find_outstanding(recorded, [], FRAMES)
     assert (before.kind, before.blocks, before.confidence) == ("outstanding", 2, "low")
+
+
+def survivors(*times: float) -> AllocationTrace:
+    """A recording of eight seconds with blocks that were allocated at these."""
+    allocations = tuple(
+        Allocation(address=i + 1, size=100, time_ns=int((5 + t) * SECOND), tid=1, stack=(0x1000,)) for i, t in enumerate(times)
+    )
+    return msgspec.structs.replace(trace(), ended_ns=13 * SECOND, allocations=allocations)
+
+
+def test_what_is_left_of_every_part_of_the_recording_grows() -> None:
+    (finding,) = find_outstanding(survivors(*(i * 8 / 40 for i in range(40))), [scan()], FRAMES)
+    assert (finding.kind, finding.confidence) == ("growing", "low")
+    assert finding.rate_bytes_per_second == pytest.approx(500)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [[7 + i / 64 for i in range(64)], [i / 64 for i in range(64)], [1.0, 3.0, 5.0, 7.0]],
+    ids=["a full cache keeps the latest", "a start", "too few"],
+)
+def test_what_is_left_of_one_part_does_not_grow(times: list[float]) -> None:
+    (finding,) = find_outstanding(survivors(*times), [scan()], FRAMES)
+    assert finding.kind == "reachable"
+
+
+def test_a_sample_stands_for_more_and_is_never_sure_of_its_line() -> None:
+    sampled = msgspec.structs.replace(trace((1, 100), sees_frees=False), sampled_bytes=10_000)
+    (finding,) = find_lost([scan(block(1)), scan(block(1), at=11)], sampled, FRAMES)
+    assert finding.location_is == "inferred"
+    assert "sampling" in {e.method for e in finding.evidence}
+    assert finding.rate_bytes_per_second == pytest.approx(10_000 / 5)
 
 
 def test_findings_with_a_line_come_first_within_a_kind() -> None:

@@ -16,6 +16,7 @@ def test_every_error_has_a_hint_and_a_documented_exit_code() -> None:
 
 def test_the_public_names_are_these() -> None:
     assert leakline.__all__ == [
+        "DiffReport",
         "FaultReport",
         "Finding",
         "LeaklineError",
@@ -26,10 +27,12 @@ def test_the_public_names_are_these() -> None:
         "SystemTable",
         "VmaMemory",
         "__version__",
+        "compare_reports",
         "diagnose",
         "explain_core",
         "faults",
         "processes",
+        "read_reports",
         "scan",
         "scan_file",
         "system_memory",

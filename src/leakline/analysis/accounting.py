@@ -7,13 +7,15 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from leakline.errors import InvalidRequest
-from leakline.model.accounting import Group, ProcessMemory
 from leakline.model.mappings import VmaMemory, VmaTotals
+
+if TYPE_CHECKING:
+    from leakline.model.accounting import Group, ProcessMemory
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 _SUMS = ("vss", "rss", "pss", "uss", "swap", "swap_pss")
@@ -80,9 +82,10 @@ def order(rows: Sequence[Row], column: str, *, ascending: bool) -> list[Row]:
     """
     if rows and column not in rows[0].__struct_fields__:
         raise InvalidRequest(f"no column {column!r} to sort by", hint=f"There are: {', '.join(rows[0].__struct_fields__)}.")
-    known = [row for row in rows if getattr(row, column) is not None]
-    unknown = [row for row in rows if getattr(row, column) is None]
-    ordered = sorted(known, key=attrgetter(column), reverse=not ascending)
+    value = attrgetter(column)
+    unknown = [row for row in rows if value(row) is None] if None in map(value, rows) else []
+    known = [row for row in rows if value(row) is not None] if unknown else rows
+    ordered = sorted(known, key=value, reverse=not ascending)
     return [*unknown, *ordered] if ascending else [*ordered, *unknown]
 
 
@@ -106,6 +109,8 @@ def total(name: str, rows: Sequence[ProcessMemory] | Sequence[Group], *, count: 
         count: of processes, where the rows' own would count one more than once.
 
     """
+    from leakline.model.accounting import Group
+
     sums = {}
     for column in _SUMS:
         values = [value for row in rows if (value := getattr(row, column)) is not None]

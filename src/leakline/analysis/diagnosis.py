@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -82,6 +83,7 @@ class _Site(msgspec.Struct):
     stack: Stack
     exact: int
     kind: FindingKind
+    cut: str | None = None
     recorded: list[_Leader] = msgspec.field(default_factory=list)
     joined: list[_Leader] = msgspec.field(default_factory=list)
     requested: list[int] = msgspec.field(default_factory=list)
@@ -108,14 +110,61 @@ def find_lost(scans: Sequence[HeapScan], trace: AllocationTrace | None, frames: 
             older.append(leader)
             continue
         kind = leader.block.kind
-        site = sites.setdefault((allocation.stack, kind), _Site(stack=allocation.stack, exact=allocation.exact, kind=kind))
+        site = sites.setdefault((allocation.stack, kind), _Site(allocation.stack, allocation.exact, kind, allocation.cut))
         site.recorded.append(leader)
         if allocation.size is not None:
             site.requested.append(allocation.size)
     unplaced = _join_by_form(older, list(sites.values()))
+    makers = _makers(list(sites.values()))
     findings = [_located(site, scans, trace, frames) for site in sites.values()]
-    findings += [_unlocated(group, scans) for group in unplaced]
+    for group in unplaced:
+        finding = _unlocated(group, scans)
+        findings.append(_with_odds(finding, _form(group[0].block), makers, frames))
     return rank(findings)
+
+
+def _with_odds(
+    finding: Finding,
+    form: tuple[str, int, str | None],
+    makers: Mapping[tuple[str, int, str | None], Sequence[_Site]],
+    frames: Mapping[int, tuple[Frame, ...]],
+) -> Finding:
+    """Which of several sites may have made blocks that nobody saw being allocated, by what each makes of that form."""
+    counts = [(sum(_form(leader.block) == form for leader in site.recorded), site) for site in makers.get(form, ())]
+    if not counts:
+        return finding
+    total, likeliest = sum(count for count, _ in counts), max(counts, key=lambda c: c[0])[1]
+    odds: Counter[str] = Counter()
+    for count, site in counts:
+        frame = _answer(site.stack, frames)
+        odds["an unknown place" if frame is None else place_of(frame)] += count
+    shares = {name: round(count / total, 3) for name, count in odds.most_common(4)}
+    makers_text = ", ".join(f"{name} ({share:.0%})" for name, share in shares.items())
+    text = f"blocks of this size and content were made meanwhile by {makers_text}"
+    evidence = Evidence(method="odds", text=text, values={**shares})
+    stack = tuple(frame for address in likeliest.stack for frame in frames.get(address, ()))
+    answer = _answer(likeliest.stack, frames)
+    return msgspec.structs.replace(
+        finding,
+        location=None if answer is None else answer.location,
+        location_is=None if answer is None else "inferred",
+        confidence="low",
+        stack=stack,
+        evidence=(*finding.evidence, evidence),
+    )
+
+
+def _answer(addresses: Stack, frames: Mapping[int, tuple[Frame, ...]]) -> Frame | None:
+    stack = [frame for address in addresses for frame in frames.get(address, ())]
+    index = answering_frame(stack)
+    return None if index is None else stack[index]
+
+
+def place_of(frame: Frame) -> str:
+    """A frame in a word: file and line, or function and module."""
+    if frame.file is not None and frame.line is not None:
+        return f"{frame.file.rsplit('/', 1)[-1]}:{frame.line}"
+    return f"{frame.function or '?'} in {frame.module or '?'}"
 
 
 def _same_block(allocation: Allocation, block: LostBlock) -> bool:
@@ -126,12 +175,17 @@ def _form(block: LostBlock) -> tuple[str, int, str | None]:
     return block.kind, block.size, block.content
 
 
-def _join_by_form(older: Sequence[_Leader], sites: Sequence[_Site]) -> list[list[_Leader]]:
-    """Give blocks without a record to the one site that makes blocks of their kind, size and content; return the rest, grouped."""
+def _makers(sites: Sequence[_Site]) -> dict[tuple[str, int, str | None], list[_Site]]:
     makers: dict[tuple[str, int, str | None], list[_Site]] = defaultdict(list)
     for site in sites:
         for form in {_form(leader.block) for leader in site.recorded}:
             makers[form].append(site)
+    return makers
+
+
+def _join_by_form(older: Sequence[_Leader], sites: Sequence[_Site]) -> list[list[_Leader]]:
+    """Give blocks without a record to the one site that makes blocks of their kind, size and content; return the rest, grouped."""
+    makers = _makers(sites)
     groups: dict[tuple[str, int, str | None], list[_Leader]] = defaultdict(list)
     for leader in older:
         groups[_form(leader.block)].append(leader)
@@ -159,6 +213,9 @@ def _scan_evidence(scans: Sequence[HeapScan], blocks: int) -> Evidence:
     if scans[-1].at_end:
         text = f"at the program's end no root led to {what}"
         return Evidence(method="scan", text=text, values={"scans": 1, "blocks": blocks})
+    if scans[-1].ended_by is not None:
+        text = f"when signal {scans[-1].ended_by} ended the program no root led to {what}"
+        return Evidence(method="scan", text=text, values={"scans": 1, "blocks": blocks, "signal": scans[-1].ended_by})
     looks = len(scans[-2:])
     apart = (scans[-1].time_ns - scans[-2].time_ns) / 1e9 if looks == 2 else 0.0
     text = (
@@ -171,9 +228,13 @@ def _scan_evidence(scans: Sequence[HeapScan], blocks: int) -> Evidence:
     return Evidence(method="scan", text=text, values={"scans": looks, "blocks": blocks, "seconds_apart": round(apart, 3)})
 
 
-def _exact_frames(stack: Stack, exact: int, frames: Mapping[int, tuple[Frame, ...]]) -> int:
+def exact_frames(stack: Stack, exact: int, frames: Mapping[int, tuple[Frame, ...]]) -> int:
     """How many frames the exact return addresses stand for, inlined ones counted."""
     return sum(len(frames.get(address, ())) for address in stack[:exact])
+
+
+def _of_them(count: int, of: int) -> str:
+    return "it was" if of == 1 else f"{count} of them {'was' if count == 1 else 'were'}"
 
 
 def _located(
@@ -182,18 +243,19 @@ def _located(
     assert trace is not None  # a site comes from a trace  # noqa: S101
     stack = tuple(frame for address in site.stack for frame in frames.get(address, ()))
     answer = answering_frame(stack)
-    exact = _exact_frames(site.stack, site.exact, frames)
+    exact = exact_frames(site.stack, site.exact, frames)
     leaders = site.recorded + site.joined
-    size, bytes_recorded = sum(x.block.size for x in leaders), sum(x.block.size for x in site.recorded)
+    size, bytes_recorded = sum(x.block.size for x in leaders), sum(_stands_for(x.block.size, trace) for x in site.recorded)
     # Both scans must have called a block lost: only what was allocated before the first can count.
     seconds = (min(trace.ended_ns, scans[-2:][0].time_ns) - trace.began_ns) / 1e9
     low, high = poisson_interval(len(site.recorded))
-    each = bytes_recorded / len(site.recorded) / seconds if seconds > 0 and not scans[-1].at_end else None
+    ended = scans[-1].at_end or scans[-1].ended_by is not None
+    each = bytes_recorded / len(site.recorded) / seconds if seconds > 0 and not ended else None
     evidence = [
         _scan_evidence(scans, len(leaders)),
         Evidence(
             method="trace",
-            text=f"{len(site.recorded)} of them were seen being allocated here within {seconds:.1f} s ({trace.engine})",
+            text=f"{_of_them(len(site.recorded), len(leaders))} seen being allocated here within {seconds:.1f} s ({trace.engine})",
             values={
                 "engine": trace.engine,
                 "blocks": len(site.recorded),
@@ -203,12 +265,21 @@ def _located(
             },
         ),
     ]
+    if trace.sampled_bytes is not None:
+        text = (
+            f"one allocation in {trace.sampled_bytes:,} bytes was recorded, and no free: an address may have been used again unseen"
+        )
+        evidence.append(Evidence(method="sampling", text=text, values={"sampled_bytes": trace.sampled_bytes}))
     if site.joined:
         text = f"{len(site.joined)} older blocks have the same size and content, which no other recorded site makes"
         evidence.append(Evidence(method="equal form", text=text, values={"blocks": len(site.joined)}))
     if answer is not None and answer >= exact:
         text = "the frame lies behind a library's; it comes from frame pointers, which may skip a caller"
         evidence.append(Evidence(method="frame pointers", text=text, values={"frame": answer}))
+    if site.cut is not None:
+        why = "it is too deep" if site.cut == "too deep" else "no call frame information leads on"
+        text = f"the stack ends behind {len(site.stack)} {'return address' if len(site.stack) == 1 else 'return addresses'}: {why}"
+        evidence.append(Evidence(method="stack", text=text, values={"depth": len(site.stack)}))
     form = site.recorded[0].block
     return Finding(
         kind=site.kind,
@@ -222,10 +293,29 @@ def _located(
         confidence=_confidence(scans, site.kind),
         fingerprint=fingerprint("lost", stack, form.size, form.content),
         location=None if answer is None else stack[answer].location,
-        location_is=None if answer is None else "inferred" if answer >= exact else "recorded",
+        location_is=location_is(trace, answer, exact),
         stack=stack,
         evidence=tuple(evidence),
     )
+
+
+def _stands_for(size: int, trace: AllocationTrace) -> int:
+    """The bytes that a recorded block is one sample of."""
+    return size if trace.sampled_bytes is None else max(size, trace.sampled_bytes)
+
+
+def location_is(trace: AllocationTrace, answer: int | None, exact: int) -> Literal["recorded", "inferred"] | None:
+    """How sure a location is.
+
+    Args:
+        trace: where the stack comes from.
+        answer: the index of the frame that is the location.
+        exact: how many frames are exact.
+
+    """
+    if answer is None:
+        return None
+    return "inferred" if answer >= exact or trace.sampled_bytes is not None else "recorded"
 
 
 def _unlocated(group: Sequence[_Leader], scans: Sequence[HeapScan]) -> Finding:
@@ -253,42 +343,6 @@ def _unlocated(group: Sequence[_Leader], scans: Sequence[HeapScan]) -> Finding:
         stack=(),
         evidence=tuple(evidence),
     )
-
-
-def find_outstanding(trace: AllocationTrace, scans: Sequence[HeapScan], frames: Mapping[int, tuple[Frame, ...]]) -> list[Finding]:
-    """What was allocated while we looked, is not freed, and that no scan calls lost: not a leak yet."""
-    lost = {block.address for block in scans[-1].lost} if scans else set()
-    groups: dict[Stack, list[Allocation]] = defaultdict(list)
-    for allocation in trace.allocations:
-        if allocation.address not in lost and allocation.stack:
-            groups[allocation.stack].append(allocation)
-    kind: FindingKind = "reachable" if scans else "outstanding"
-    findings = []
-    for addresses, group in groups.items():
-        stack = tuple(frame for address in addresses for frame in frames.get(address, ()))
-        answer, exact = answering_frame(stack), _exact_frames(addresses, group[0].exact, frames)
-        size = sum(a.size or 0 for a in group)
-        text = f"{len(group)} blocks were allocated here within {trace.duration_seconds:.1f} s and not freed"
-        values: dict[str, int | float | str] = {"engine": trace.engine, "blocks": len(group), "events_lost": trace.lost}
-        findings.append(
-            Finding(
-                kind=kind,
-                subject=Subject(type="heap", name="[heap]"),
-                bytes=size,
-                blocks=len(group),
-                indirect_bytes=0,
-                indirect_blocks=0,
-                rate_bytes_per_second=None,
-                rate_interval=None,
-                confidence="low",
-                fingerprint=fingerprint(kind, stack, None, None),
-                location=None if answer is None else stack[answer].location,
-                location_is=None if answer is None else "inferred" if answer >= exact else "recorded",
-                stack=stack,
-                evidence=(Evidence(method="trace", text=text, values=values),),
-            )
-        )
-    return rank(findings)
 
 
 def growing_finding(trend: SeriesTrend, mapping: VmaGrowth | None) -> Finding:

@@ -14,11 +14,12 @@ import msgspec
 
 from leakline.model.mappings import VmaKind, VmaMemory
 from leakline.model.names import readable
-from leakline.model.vma import VmaUsage
+from leakline.model.vma import Vma, VmaUsage
 
 _ARENA_ALIGNMENT = 64 << 20
 _LARGEST_GUARD = 1 << 20
 _MMAP_THRESHOLD = 128 << 10
+_PLAIN = ("rw-p", "r--p")
 _HEADER = struct.Struct("=QQ")
 _SPECIAL: dict[str, VmaKind] = {
     "[heap]": "heap",
@@ -80,17 +81,27 @@ def describe_mappings(usages: Sequence[VmaUsage], stack_pointers: Mapping[int, i
             kind = _named_kind(usage, in_program=(vma.device, vma.inode) in programs)
         else:
             owner = threads.get(index)
-            neighbour = before if before is not None and before.end == vma.start else None
-            after = usages[index + 1] if index < last and starts[index + 1] == vma.end else None
-            kind = _anonymous_kind(usage, neighbour, after, owner)
-        before = _described(usage, kind, owner if kind == "thread stack" else None)
+            kind = "anon"
+            # Most of thousands are plain: none of their neighbours makes them anything else.
+            if (
+                owner is not None
+                or vma.path
+                or vma.perms not in _PLAIN
+                or before is None
+                or before.kind == "data"
+                or not vma.start % _ARENA_ALIGNMENT
+            ):
+                neighbour = before if before is not None and before.end == vma.start else None
+                after = usages[index + 1] if index < last and starts[index + 1] == vma.end else None
+                kind = _anonymous_kind(usage, neighbour, after, owner)
+        before = _described(vma, usage, kind, owner if kind == "thread stack" else None)
         found.append(before)
     return found
 
 
 def may_hold_chunks(rows: Sequence[VmaMemory]) -> list[VmaMemory]:
     """Mappings that could begin with a mmapped chunk of malloc: private, anonymous, nameless, and of M_MMAP_THRESHOLD at least."""
-    return [row for row in rows if row.kind == "anon" and row.size >= _MMAP_THRESHOLD and row.perms == "rw-p" and row.path is None]
+    return [row for row in rows if row.size >= _MMAP_THRESHOLD and row.kind == "anon" and row.perms == "rw-p" and row.path is None]
 
 
 def with_chunks(rows: Sequence[VmaMemory], headers: Mapping[int, bytes]) -> list[VmaMemory]:
@@ -155,19 +166,20 @@ def _anonymous_kind(usage: VmaUsage, before: VmaMemory | None, after: VmaUsage |
     return "anon"
 
 
-def _described(usage: VmaUsage, kind: VmaKind, tid: int | None) -> VmaMemory:
-    vma, u = usage.vma, usage.usage
-    path = vma.path if vma.path is None or vma.path.isascii() else readable(vma.path)
+def _described(vma: Vma, usage: VmaUsage, kind: VmaKind, tid: int | None) -> VmaMemory:
+    u, path, start, end = usage.usage, vma.path, vma.start, vma.end
+    if path is not None and not path.isascii():
+        path = readable(path)
     # By position: by name a record of so many fields takes ten times as long to make, and there are thousands.
     return VmaMemory(
-        vma.start,
-        vma.end,
+        start,
+        end,
         vma.perms,
         kind,
         tid,
         path,
         vma.offset,
-        vma.end - vma.start,
+        end - start,
         u.rss,
         u.pss,
         u.private_clean + u.private_dirty + (usage.private_hugetlb or 0),

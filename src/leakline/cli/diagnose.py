@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakline.cli.options import Duration, Output, WithCommand, fail_on_option, fails, output_options, speaker, target_options
+from leakline.cli.options import (
+    Duration,
+    Output,
+    WithCommand,
+    any_named,
+    closed_pipe_allowed,
+    fail_on_option,
+    fails,
+    group_options,
+    launched_status,
+    output_options,
+    select_targets,
+    speaker,
+    target_options,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from leakline.present.screen import Color
+    from leakline.session.diagnosing import DiagnosisOptions
 
 
 @click.command("diagnose", cls=WithCommand)
 @target_options
+@group_options
 @click.option(
     "--budget",
     type=Duration(),
@@ -23,6 +40,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Time at most; a certain answer ends it earlier.",
 )
+@click.option("--max-pause", type=Duration(), help="A pause at most; where a stop would be longer, it is looked at while it runs.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and what it would cost, and do none of it.")
 @fail_on_option
 @click.option(
     "--findings-exit",
@@ -37,6 +56,8 @@ def command(
     more_pids: tuple[int, ...],
     name: str | None,
     budget: float,
+    max_pause: float | None,
+    dry_run: bool,
     fail_on: str | None,
     findings_exit: int | None,
     as_json: bool,
@@ -54,46 +75,54 @@ def command(
     With -- COMMAND the program is started and left alone: its input and output stay its own, the report goes to --output
     or stderr, and the exit status is the program's.
     """
-    from leakline.session.diagnosing import Diagnosis
+    from leakline.session.diagnosing import Diagnosis, DiagnosisOptions
     from leakline.session.interruption import Interruption
-    from leakline.session.targets import select
     from leakline.sources.procfs import ProcFs
 
     launched: list[str] | None = ctx.meta.get("leakline.command")
-    options: dict[str, Any] = {"as_json": as_json, "force": force, "limit": limit, "color": color}
+    options: dict[str, Any] = {"as_json": as_json, "force": force, "limit": limit, "color": color, "quiet": quiet}
     say = speaker(quiet=quiet)
     interruption = Interruption()
+    allowed = DiagnosisOptions(budget=budget, max_pause=max_pause)
+    if dry_run:
+        return _print_plan(select_targets(ProcFs(), [*pids, *more_pids], name), allowed, color, as_json=as_json)
     if launched is not None:
-        _check_launch(pids, more_pids, name, launched, fail_on, as_json=as_json, to_file=output is not None)
+        _check_launch(pids, more_pids, name, launched)
+        writer = Output(output, **options)
+        writer.require_file()
         from leakline.session.launching import diagnose_command
 
-        result = diagnose_command(ProcFs(), launched, interruption, say, budget, Output(output, **options).write)
-        return findings_exit if findings_exit is not None and fails(result.reports, "low") else result.status
+        result = diagnose_command(ProcFs(), launched, interruption, say, allowed, writer.write)
+        return launched_status(result.reports, result.status, findings_exit, fail_on)
     if findings_exit is not None:
         raise click.UsageError("--findings-exit goes with -- COMMAND; for a running process there is --fail-on")
     writer = Output(output, **options)
     procfs = ProcFs()
     with interruption.listening():
-        reports = Diagnosis(procfs, interruption, say, budget).run(select(procfs, [*pids, *more_pids], name))
+        reports = Diagnosis(procfs, interruption, say, allowed).run(select_targets(procfs, [*pids, *more_pids], name))
     writer.write(reports)
     return int(fails(reports, fail_on))
 
 
-def _check_launch(
-    pids: tuple[int, ...],
-    more_pids: tuple[int, ...],
-    name: str | None,
-    launched: list[str],
-    fail_on: str | None,
-    *,
-    as_json: bool,
-    to_file: bool,
-) -> None:
+def _print_plan(pids: list[int], options: DiagnosisOptions, color: Color, *, as_json: bool) -> int:
+    from leakline.present.json import to_json
+    from leakline.present.plans import describe_plan
+    from leakline.present.screen import write_lines
+    from leakline.session.planning import plan
+    from leakline.sources.procfs import ProcFs
+
+    found = plan(ProcFs(), pids, options)
+    with closed_pipe_allowed():
+        if as_json:
+            sys.stdout.write(to_json(found))
+        else:
+            write_lines(describe_plan(found), sys.stdout, color)
+        sys.stdout.flush()
+    return 0
+
+
+def _check_launch(pids: tuple[int, ...], more_pids: tuple[int, ...], name: str | None, launched: list[str]) -> None:
     if not launched:
         raise click.UsageError("there is no command behind --")
-    if pids or more_pids or name is not None:
+    if any_named([*pids, *more_pids], name):
         raise click.UsageError("either processes that run, or -- COMMAND")
-    if as_json and not to_file:
-        raise click.UsageError("--json with -- COMMAND needs --output FILE: stdout is the program's")
-    if fail_on is not None:
-        raise click.UsageError("with -- COMMAND the exit status is the program's; use --findings-exit N")

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from leakline.cli.fault_output import FaultOutput, fault_output_options
-from leakline.cli.options import Duration, Size, WithCommand, speaker, target_options
+from leakline.cli.options import (
+    Duration,
+    Size,
+    WithCommand,
+    any_named,
+    group_options,
+    select_targets,
+    speaker,
+    target_options,
+)
 
 if TYPE_CHECKING:
     from leakline.present.screen import Color
@@ -16,6 +25,7 @@ if TYPE_CHECKING:
 
 @click.command("faults", cls=WithCommand)
 @target_options
+@group_options
 @click.option("-i", "--interval", type=Duration(), help="Say what came in each stretch of time; a column of pictures (1s).")
 @click.option("-d", "--duration", type=Duration(), help="How long; else until Ctrl-C, or until the processes have ended.")
 @click.option("--sites", is_flag=True, help="Each code line with its stack.")
@@ -64,7 +74,7 @@ def command(
 
     launched: list[str] = ctx.meta.get("leakline.command") or []
     chosen = [*pids, *more_pids]
-    if bool(launched) + bool(core) + bool(chosen or name) > 1:
+    if bool(launched) + bool(core) + any_named(chosen, name) > 1:
         raise click.UsageError("give processes, or -- COMMAND, or --core FILE")
     if launched and as_json and output is None:
         raise click.UsageError("--json needs --output FILE: stdout is the program's")
@@ -97,9 +107,8 @@ def command(
             fatal = any(group.crash is not None and group.crash.fatal for group in outcome.report.faults)
             return findings_exit if findings_exit is not None and fatal else outcome.status
         from leakline.session.faulting import watch_faults
-        from leakline.session.targets import select
 
-        targets = select(ProcFs(), chosen, name)
+        targets = select_targets(ProcFs(), chosen, name)
         seconds = float("inf") if duration is None else duration
         reports = watch_faults(ProcFs(), targets, seconds, settings, interruption=interruption, say=say)
     writer.write(reports, sys.stdout)

@@ -9,11 +9,12 @@ import click
 from leakline.cli.tabular import TableOutput, table_options
 
 if TYPE_CHECKING:
-    from leakline.model.accounting import Coverage, Group, ProcessMemory, ProcessTable
+    from leakline.model.accounting import Group, ProcessMemory, ProcessTable
 
 _USUAL = ("pid", "user", "uss", "pss", "rss", "vss", "swap", "cmdline")
 _GENTLE = ("pid", "user", "rss", "vss", "swap", "thp", "cmdline")
 _USUAL_OF_GROUPS = ("count", "uss", "pss", "rss", "vss", "swap", "name")
+_ESTIMATED = "this kernel only estimates how large folios are shared: PSS and USS are estimates (CONFIG_NO_PAGE_MAPCOUNT)"
 _GROUPINGS = ("process", "user", "command", "cgroup", "mapping")
 
 
@@ -55,6 +56,12 @@ def command(
         raise click.UsageError("--tree shows whole families: --limit would tear them apart")
     if by == "mapping":
         return _mappings(mapping, out)
+    from leakline.sources.process_table import FIELDS
+
+    if out.is_whole_json and by == "process" and out.sort in FIELDS and not (pids or name or user or cgroup or gentle or tree):
+        return _list(out)
+    import msgspec
+
     from leakline.analysis import accounting
     from leakline.errors import TargetGone
     from leakline.model.accounting import Group, GroupTable, ProcessMemory
@@ -86,7 +93,18 @@ def command(
             processes, "processes", ordered, ProcessMemory, usual, processes.totals, measure=measure, label=_label, indent=depths
         )
         _warn(out, processes)
-    _cover(out, coverage)
+    _cover(out, **msgspec.structs.asdict(coverage))
+    return 0
+
+
+def _list(out: TableOutput) -> int:
+    from leakline.session.process_listing import list_processes
+
+    text, seen, estimated = list_processes(out.machine, out.sort, ascending=not out.reverse)
+    out.write_text(text)
+    if estimated:
+        out.note(_ESTIMATED)
+    _cover(out, **seen)
     return 0
 
 
@@ -99,6 +117,8 @@ def _group_label(group: Group) -> str:
 
 
 def _mappings(mapping: str | None, out: TableOutput) -> int:
+    import msgspec
+
     from leakline.analysis import accounting
     from leakline.model.accounting import Group, GroupTable
     from leakline.session.processes import read_mapping_groups
@@ -111,23 +131,24 @@ def _mappings(mapping: str | None, out: TableOutput) -> int:
     total = accounting.total("total", groups, count=coverage.readable)
     table = GroupTable(by="mapping", groups=tuple(groups), totals=total, coverage=coverage)
     out.write(table, "groups", groups, Group, _USUAL_OF_GROUPS, total, measure="pss", label=_group_label)
-    _cover(out, coverage)
+    _cover(out, **msgspec.structs.asdict(coverage))
     return 0
 
 
 def _warn(out: TableOutput, table: ProcessTable) -> None:
     if table.pss_is_estimate:
-        out.note("this kernel only estimates how large folios are shared: PSS and USS are estimates (CONFIG_NO_PAGE_MAPCOUNT)")
+        out.note(_ESTIMATED)
     limit = table.max_map_count
     for row in table.processes:
         if limit and row.vmas is not None and row.vmas > 0.8 * limit:
             out.note(f"process {row.pid} ({row.command}) has {row.vmas:,} mappings of {limit:,} that vm.max_map_count allows")
 
 
-def _cover(out: TableOutput, coverage: Coverage) -> None:
+def _cover(out: TableOutput, *, seen: int, readable: int, vanished: int, kernel_threads: int, zombies: int) -> None:
+    unreadable = seen - readable - vanished - zombies
     out.note(
-        f"{coverage.seen} processes seen, {coverage.readable} readable, {coverage.unreadable} not, "
-        f"{coverage.vanished} vanished meanwhile; {coverage.kernel_threads} kernel threads, {coverage.zombies} zombies"
+        f"{seen} processes seen, {readable} readable, {unreadable} not, "
+        f"{vanished} vanished meanwhile; {kernel_threads} kernel threads, {zombies} zombies"
     )
-    if coverage.unreadable:
+    if unreadable:
         out.note("`-` is unknown: run as root, or grant CAP_SYS_PTRACE or CAP_PERFMON, to read other users' processes")

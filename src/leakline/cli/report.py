@@ -8,29 +8,88 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from leakline.cli.options import Duration, Size, closed_pipe_allowed, say_on_stderr
-from leakline.errors import InvalidRequest, ParseError
+from leakline.cli.filters import FILTERS
+from leakline.cli.options import (
+    Duration,
+    Output,
+    Size,
+    closed_pipe_allowed,
+    fail_on_option,
+    fails,
+    output_options,
+    say_on_stderr,
+    speaker,
+)
+from leakline.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from leakline.present.screen import Color
 
 _MOST_PANELS = 4
 
 
 @click.command("report")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--series", "pattern", metavar="REGEX", help="Only series whose name this finds.")
-@click.option(
-    "-n", "--limit", "most", type=click.IntRange(1, 40), default=_MOST_PANELS, show_default=True, help="Series in a chart."
+@click.argument(
+    "files", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True), nargs=-1, required=True, metavar="FILE..."
 )
+@click.option("--series", "pattern", metavar="REGEX", help="Of a recording: only series whose name this finds.")
 @click.option("--limit-bytes", type=Size(), metavar="SIZE", help="What each process may reach; else what memory had left.")
 @click.option("--warm-up", type=Duration(), default="1h", show_default=True, help="No LEAK is called in this time after the start.")
 @click.option("--horizon", type=Duration(), default="1d", show_default=True, help="A limit that is reached within it is a risk.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A chart: FILE.svg, or FILE.png.")
-@click.option("-f", "--force", is_flag=True, help="Let --output replace a file.")
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colours.")
+@fail_on_option
+@output_options
+@click.pass_context
 def command(
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    pattern: str | None,
+    limit_bytes: int | None,
+    warm_up: float,
+    horizon: float,
+    fail_on: str | None,
+    as_json: bool,
+    output: Path | None,
+    force: bool,
+    limit: int,
+    color: Color,
+    quiet: bool,
+) -> int:
+    """Show what files hold: a recording in words or as a chart, or the findings of whoever made them.
+
+    FILE is a recording; or one or more of: findings of leakline (--json), text or XML of valgrind, logs of AddressSanitizer and
+    LeakSanitizer, /sys/kernel/debug/kmemleak. Findings about the same program become one report, equal ones one finding.
+    """
+    from leakline.store.schema import is_recording
+
+    recordings = [file for file in files if str(file) != "-" and file.is_file() and is_recording(file)]
+    if not recordings:
+        from leakline.session.reading_reports import read_reports
+
+        _refuse(ctx, ("pattern", "limit_bytes", "warm_up", "horizon"), "goes with a recording: these are findings")
+        writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
+        reports = read_reports(files, speaker(quiet=quiet))
+        writer.write(reports)
+        return int(fails(reports, fail_on))
+    if len(files) > 1:
+        raise InvalidRequest("a recording is shown alone", hint=f"leakline report {recordings[0]}")
+    _refuse(
+        ctx, ("as_json", "format", "fail_on", *FILTERS), "is about findings: this is a recording, which `leakline trend` judges"
+    )
+    panels = limit if ctx.get_parameter_source("limit") is ParameterSource.COMMANDLINE else _MOST_PANELS
+    return _show_recording(recordings[0], pattern, panels, limit_bytes, warm_up, horizon, output, force=force, color=color)
+
+
+def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
+    for parameter in ctx.command.params:
+        if parameter.name in names and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[-1]} {why}")
+
+
+def _show_recording(
     file: Path,
     pattern: str | None,
     most: int,
@@ -38,25 +97,17 @@ def command(
     warm_up: float,
     horizon: float,
     output: Path | None,
+    *,
     force: bool,
     color: Color,
 ) -> int:
-    """Show what a recording holds: in words, or as a chart with -o.
-
-    The chart has a panel for each series, the worst first: samples, the floors that are judged, the likeliest shape through them,
-    the rate with its interval, and the limit.
-    """
+    """The chart has a panel for each series, the worst first: samples, floors, the likeliest shape, the rate, the limit."""
     from leakline.analysis.trend import Settings, curve_of, judge
     from leakline.present.screen import write_lines
     from leakline.present.series_chart import Panel, series_svg
     from leakline.present.trends import describe_trends
     from leakline.session.judging import recorded_series, severity
-    from leakline.store.schema import is_recording
 
-    if not is_recording(file):
-        raise ParseError(
-            f"{file} is no recording", hint="`leakline record -o FILE` writes one; `leakline trend` judges other files."
-        )
     if output is not None and output.suffix not in (".svg", ".png"):
         raise InvalidRequest(f"{output} does not end in .svg or .png", hint="Leave -o out for text.")
     if output is not None and output.exists() and not force:

@@ -6,13 +6,26 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from leakline.cli.options import Output, WithCommand, fails, output_options, speaker
+from leakline.cli.filters import active_filters
+from leakline.cli.options import (
+    Duration,
+    Output,
+    WithCommand,
+    findings_exit_options,
+    launched_status,
+    output_options,
+    speaker,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from leakline.model.finding import Report
     from leakline.present.screen import Color
     from leakline.session.running import Follow
+
+
+_SHORTEST_SECONDS = 0.5
 
 
 @click.command("run", cls=WithCommand)
@@ -31,18 +44,25 @@ if TYPE_CHECKING:
     show_default=True,
     help="Which children report too: all, those that start another program, none.",
 )
+@click.option("--every", type=Duration(), help="Look so often while it runs too, a report each time (agent).")
+@click.option(
+    "--catch-signals", is_flag=True, help="Look at what a signal ends, too: slows signals and shuts debuggers out (agent)."
+)
 @click.option("--valgrind-option", "arguments", multiple=True, metavar="OPTION", help="For valgrind; may be repeated.")
 @click.option("--show-content", is_flag=True, help="Characters that lost blocks hold; they may be secrets.")
-@click.option("--findings-exit", type=click.IntRange(1, 255), help="Exit with this status if something was found.")
+@findings_exit_options
 @output_options
 @click.pass_context
 def command(
     ctx: click.Context,
     engine: Literal["agent", "valgrind", "asan", "lsan"],
     follow: Follow,
+    every: float | None,
+    catch_signals: bool,
     arguments: tuple[str, ...],
     show_content: bool,
     findings_exit: int | None,
+    fail_on: str | None,
     as_json: bool,
     output: Path | None,
     force: bool,
@@ -58,7 +78,7 @@ def command(
     """
     import sys
 
-    from leakline.session.interruption import Interruption
+    from leakline.errors import LeaklineError
     from leakline.session.running import Run, RunOptions
     from leakline.session.searching import Details
     from leakline.sources.procfs import ProcFs
@@ -66,20 +86,34 @@ def command(
     launched: list[str] = ctx.meta.get("leakline.command") or []
     if not launched:
         raise click.UsageError("there is no command: leakline run -- COMMAND")
-    if as_json and output is None:
-        raise click.UsageError("--json needs --output FILE: stdout is the program's")
     if arguments and engine != "valgrind":
         raise click.UsageError("--valgrind-option goes with --engine valgrind")
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
-    options = RunOptions(follow=follow, details=Details(census=writer.as_json, content=show_content))
+    if engine != "agent" and (every is not None or catch_signals):
+        raise click.UsageError("--every and --catch-signals go with --engine agent")
+    if every is not None and every < _SHORTEST_SECONDS:
+        raise click.BadParameter("at least 500ms", param_hint="--every")
+    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
+    writer.require_file()
+    details = Details(census=writer.as_json, content=show_content)
+    options = RunOptions(follow=follow, details=details, every=every, catch_signals=catch_signals)
     say = speaker(quiet=quiet)
-    with Interruption().listening():
-        if engine == "agent":
-            outcome = Run(ProcFs(), options, say).run(launched)
-        else:
-            from leakline.session.checking import run_checker
 
-            outcome = run_checker(engine, launched, follow=follow != "none", arguments=arguments, say=say)
+    def publish(report: Report) -> None:
+        try:
+            writer.write([report], sys.stderr, replace=True)
+        except (LeaklineError, OSError) as error:  # the next one may find room
+            say(f"no report this time: {error}")
+
+    if engine == "agent":
+        outcome = Run(ProcFs(), options, say, publish).run(launched)
+    else:
+        from leakline.session.checking import CheckerOptions, run_checker
+
+        rules = active_filters()
+        checking = CheckerOptions(
+            follow=follow != "none", arguments=arguments, suppressions="" if rules is None else rules.for_valgrind
+        )
+        outcome = run_checker(engine, launched, checking, say)
     if outcome.reports:
-        writer.write(outcome.reports, sys.stderr)
-    return findings_exit if findings_exit is not None and fails(outcome.reports, "low") else outcome.status
+        writer.write(outcome.reports, sys.stderr, replace=every is not None)
+    return launched_status(outcome.reports, outcome.status, findings_exit, fail_on)

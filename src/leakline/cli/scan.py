@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leakline.cli.options import Address, Duration, Output, fail_on_option, fails, output_options, speaker, target_options
+from leakline.cli.options import (
+    Address,
+    Duration,
+    Output,
+    any_named,
+    fail_on_option,
+    fails,
+    group_options,
+    output_options,
+    select_targets,
+    speaker,
+    target_options,
+)
 
 if TYPE_CHECKING:
     from leakline.present.screen import Color
@@ -18,6 +30,7 @@ _SHORTEST_SECONDS = 0.1
 
 @click.command("scan")
 @target_options
+@group_options
 @click.option(
     "--confirm",
     type=click.IntRange(1, 100),
@@ -76,11 +89,10 @@ def command(
     from leakline.session.looking import ScanOptions, each, look, look_into_file
     from leakline.session.saved_scans import load_earlier
     from leakline.session.searching import Details
-    from leakline.session.targets import select
     from leakline.sources.procfs import ProcFs
 
     targets = [*pids, *more_pids]
-    if core is not None and (targets or name or no_stop or every is not None or save is not None or max_pause is not None):
+    if core is not None and (any_named(targets, name) or no_stop or every is not None or save is not None or max_pause is not None):
         raise click.UsageError("--core searches a file: it goes with no process, and nothing that is about one")
     if duration is not None and every is None:
         raise click.UsageError("--duration is how long --every goes on")
@@ -88,7 +100,7 @@ def command(
         raise click.BadParameter("at least 100ms", param_hint="--every")
     if save is not None and save.exists() and not force:
         raise click.UsageError(f"{save} exists: --force replaces it")
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
+    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
     say = speaker(quiet=quiet)
     census = writer.as_json or before is not None or every is not None
     options = ScanOptions(
@@ -107,7 +119,7 @@ def command(
     else:
         procfs, interruption = ProcFs(), Interruption()
         with interruption.listening():
-            chosen = select(procfs, targets, name)
+            chosen = select_targets(procfs, targets, name)
             if len(chosen) > 1 and (save is not None or why is not None or before is not None or every is not None):
                 raise click.UsageError("--save, --why, --diff and --every are about one process")
             reports = each(chosen, lambda pid: look(procfs, pid, options, interruption=interruption, say=say), say)

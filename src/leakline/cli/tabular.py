@@ -112,6 +112,15 @@ class TableOutput:
         text = encoded(self.form, whole, rows_in, rows, record, chosen)
         if self.form == "csv" and self._path is None and sys.stdout.isatty():
             text = "\n".join(map(printable, text.split("\n")))
+        self.write_text(text)
+
+    @property
+    def is_whole_json(self) -> bool:
+        """Whether it becomes one JSON object of every row and column."""
+        return self.form == "json" and self.columns is None and self.limit is None
+
+    def write_text(self, text: str) -> None:
+        """Write what is encoded already: to the file, else to stdout."""
         if self._path is not None:
             self._save(text.encode())
             return

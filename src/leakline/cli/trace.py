@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from leakline.cli.options import Duration, Output, Size, fail_on_option, fails, output_options, speaker, target_options
+from leakline.cli.options import (
+    Duration,
+    Output,
+    Size,
+    fail_on_option,
+    fails,
+    group_options,
+    output_options,
+    select_targets,
+    speaker,
+    target_options,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from leakline.present.screen import Color
     from leakline.session.tracing import Via
+    from leakline.sources.bpf import Stacks
 
     Engine = Via | Literal["faults"]
 
 
 @click.command("trace")
 @target_options
+@group_options
 @click.option(
     "--via", type=click.Choice(["auto", "bpf", "breakpoint", "faults"]), default="auto", show_default=True, help="How to record."
 )
 @click.option("-d", "--duration", type=Duration(), default="10s", show_default=True, help="How long to record.")
 @click.option("--min-size", type=Size(), default="0", show_default=True, help="Leave out smaller requests (bpf).")
+@click.option("--min-age", type=Duration(), default="0", show_default=True, help="Leave out blocks that are younger at the end.")
+@click.option(
+    "--sample",
+    type=Size(),
+    default="0",
+    metavar="BYTES",
+    help="Record one allocation in so many bytes, and no frees: 512KiB costs next to nothing (bpf).",
+)
+@click.option(
+    "--stacks",
+    type=click.Choice(["copied", "frame-pointers", "caller"]),
+    default="copied",
+    show_default=True,
+    help="Exact by unwinding a copy; by frame pointers, where programs have them; or the caller alone (bpf).",
+)
 @fail_on_option
 @output_options
 def command(
@@ -33,6 +61,9 @@ def command(
     via: Engine,
     duration: float,
     min_size: int,
+    min_age: float,
+    sample: int,
+    stacks: Stacks,
     fail_on: str | None,
     as_json: bool,
     output: Path | None,
@@ -49,20 +80,21 @@ def command(
     touch new pages, of any allocator or mmap, and which of these pages stay (growing); it does not look for lost blocks.
     """
     from leakline.session.interruption import Interruption
-    from leakline.session.looking import each, watch_allocations
-    from leakline.session.targets import select
+    from leakline.session.looking import TraceOptions, each, watch_allocations
+    from leakline.sources.bpf import RecordingOptions
     from leakline.sources.procfs import ProcFs
 
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
+    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
     procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet=quiet)
     with interruption.listening():
-        chosen = select(procfs, [*pids, *more_pids], name)
+        chosen = select_targets(procfs, [*pids, *more_pids], name)
         if via == "faults":
             from leakline.session.fault_growth import watch_growth
 
             reports = each(chosen, lambda pid: watch_growth(procfs, pid, duration, interruption=interruption, say=say), say)
         else:
-            options: dict[str, Any] = {"via": via, "min_size": min_size, "interruption": interruption, "say": say}
-            reports = each(chosen, lambda pid: watch_allocations(procfs, pid, duration, **options), say)
+            recording = RecordingOptions(min_size=min_size, sampled_bytes=sample, stacks=stacks)
+            options = TraceOptions(seconds=duration, via=via, min_age=min_age, recording=recording)
+            reports = each(chosen, lambda pid: watch_allocations(procfs, pid, options, interruption=interruption, say=say), say)
     writer.write(reports)
     return int(fails(reports, fail_on))

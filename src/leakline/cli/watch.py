@@ -87,7 +87,7 @@ def command(
     chosen = [pid for pid in (*pids, *more_pids) if pid]
     if not (everything or chosen or name or cgroup):
         raise click.UsageError("no target: give PIDs, `all`, --name or --cgroup")
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
+    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
     interruption = Interruption()
     watch = Watch(Machine(), interruption, Settings(warm_up, horizon), limit_bytes, grow_over or 0.0)
     choice = Choice.of(chosen, name=name, cgroup=cgroup, everything=everything)

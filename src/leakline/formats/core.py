@@ -13,6 +13,7 @@ from typing import IO
 import msgspec
 
 from leakline.errors import ParseError
+from leakline.model.registers import NAMES
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
@@ -21,7 +22,7 @@ _IDENTITY = b"\x7fELF\x02\x01\x01" + bytes(9)
 _CORE, _X86_64, _LOAD, _NOTE_SEGMENT = 4, 62, 1, 4
 _PN_XNUM = 0xFFFF
 _NT_PRSTATUS, _NT_PRPSINFO, _NT_AUXV, _NT_FILE, _NT_X86_XSTATE, _NT_GNU_BUILD_ID = 1, 3, 6, 0x46494C45, 0x202, 3
-_PRSTATUS_SIZE, _PRSTATUS_PID, _PRSTATUS_REGISTERS, _REGISTERS = 336, 32, 112, 27
+_PRSTATUS_SIZE, _PRSTATUS_PID, _PRSTATUS_REGISTERS, _REGISTERS = 336, 32, 112, len(NAMES)
 _PRPSINFO_SIZE, _PRPSINFO_PID, _PRPSINFO_NAME = 136, 24, 40
 _PAGE = 4096
 _USER_END = 1 << 56  # five-level page tables

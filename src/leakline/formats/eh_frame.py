@@ -1,6 +1,7 @@
 """Call frame information: where a function keeps its caller (DWARF 5, 6.4; Linux Standard Base, 10.6, for .eh_frame_hdr).
 
-Only what a stack walk needs is computed: the canonical frame address (CFA), and where the caller's rbp was saved.
+A rule is what nearly every frame needs: the canonical frame address (CFA) by rsp or rbp, and where the caller's rbp was saved. A
+row is all that is known: other registers, expressions, signal frames.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from leakline.errors import ParseError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RBP, RSP, _RETURN = 6, 7, 16
+RBP, RSP, RETURN = 6, 7, 16
 _MOST_OPERATIONS = 10_000
 
 
@@ -28,6 +29,24 @@ class FrameRule(msgspec.Struct, frozen=True, kw_only=True):
     """CFA less that register."""
     rbp_offset: int | None
     """Where the caller's rbp was saved, relative to the CFA; None: it is still in rbp."""
+
+
+SAME, UNDEFINED, AT_OFFSET, IS_OFFSET, AT_EXPRESSION, IS_EXPRESSION, IN_REGISTER = range(7)
+Recovery = tuple[int, int | bytes]
+"""How the caller's value of a register is found, and the offset, expression or register that it takes."""
+
+
+class FrameRow(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of a frame at one instruction."""
+
+    register: int | None
+    """The register that the CFA hangs on; None: an expression."""
+    offset: int
+    expression: bytes
+    saved: dict[int, Recovery]
+    """By DWARF number; a register that is not there keeps its value."""
+    is_signal_frame: bool
+    """Its caller was interrupted by a signal, and stands at an instruction that has not run yet."""
 
 
 class _Reader:
@@ -45,8 +64,14 @@ class _Reader:
         value = self.unsigned(size)
         return value - (1 << 8 * size) if value >> (8 * size - 1) else value
 
-    def skip(self, size: int) -> None:
+    def block(self) -> bytes:
+        """What a length stands before."""
+        size = self.uleb()
+        data = self.data[self.at : self.at + size]
+        if len(data) < size:
+            raise ParseError("call frame information is cut short")
         self.at += size
+        return data
 
     def uleb(self) -> int:
         return self._leb()[0]
@@ -110,8 +135,7 @@ class FrameTable:
         self._address, self._read = address, read
         count = min(count, (len(header) - reader.at) // 8)
         self._table = struct.unpack_from(f"<{2 * count}i", header, reader.at)
-        self._rules: dict[int, FrameRule | None] = {}
-        self._signal_frames: dict[int, bool] = {}
+        self._rows: dict[int, tuple[FrameRow | None, FrameRule | None]] = {}
 
     @classmethod
     def without_index(cls, section: bytes, address: int, read: Callable[[int, int], bytes]) -> FrameTable:
@@ -140,35 +164,28 @@ class FrameTable:
                 pass  # an entry of a kind that is not understood: those behind it may be
             at += 4 + size
         table = object.__new__(cls)
-        table._address, table._read, table._rules, table._signal_frames = address, read, {}, {}
+        table._address, table._read, table._rows = address, read, {}
         table._table = tuple(number for entry in sorted(found) for number in entry)
         return table
 
     def rule(self, pc: int) -> FrameRule | None:
         """The rule at an instruction; None where there is none, or one that needs more than rsp and rbp."""
-        if pc not in self._rules:
+        return self._at(pc)[1]
+
+    def row(self, pc: int) -> FrameRow | None:
+        """All that is known at an instruction; None where there is nothing, or nothing that is understood."""
+        return self._at(pc)[0]
+
+    def _at(self, pc: int) -> tuple[FrameRow | None, FrameRule | None]:
+        if pc not in self._rows:
             try:
-                self._rules[pc] = self._find(pc)
+                row = self._find(pc)
             except ParseError:
-                self._rules[pc] = None
-        return self._rules[pc]
+                row = None
+            self._rows[pc] = row, None if row is None else _shortened(row)
+        return self._rows[pc]
 
-    def is_signal_frame(self, pc: int) -> bool:
-        """Whether the code there is what a signal handler returns to: its caller was interrupted, not called."""
-        if pc not in self._signal_frames:
-            try:
-                found = self._entries(pc)
-                self._signal_frames[pc] = found is not None and _is_of_signal(found[0]) and _holds(*found, pc)
-            except ParseError:
-                self._signal_frames[pc] = False
-        return self._signal_frames[pc]
-
-    def _find(self, pc: int) -> FrameRule | None:
-        found = self._entries(pc)
-        return None if found is None else _run(*found, pc)
-
-    def _entries(self, pc: int) -> tuple[_Reader, _Reader] | None:
-        """The CIE and FDE of the function that may hold an instruction."""
+    def _find(self, pc: int) -> FrameRow | None:
         low, high = 0, len(self._table) // 2
         while high - low > 1:
             middle = (low + high) // 2
@@ -180,7 +197,8 @@ class FrameTable:
             return None
         fde = self._entry(self._table[2 * low + 1] + self._address)
         delta = fde.unsigned(4)
-        return self._entry(fde.address + fde.at - 4 - delta), fde
+        cie = self._entry(fde.address + fde.at - 4 - delta)
+        return _run(cie, fde, pc)
 
     def _entry(self, address: int) -> _Reader:
         size = int.from_bytes(self._read(address, 4), "little")
@@ -189,22 +207,11 @@ class FrameTable:
         return _Reader(self._read(address + 4, size), address + 4)
 
 
-def _is_of_signal(cie: _Reader) -> bool:
-    augmentation, _, _ = cie.data[5:].partition(b"\0")
-    return augmentation.startswith(b"z") and b"S" in augmentation
-
-
-def _holds(cie: _Reader, fde: _Reader, pc: int) -> bool:
-    encoding = _pointer_encoding(_Reader(cie.data, cie.address))
-    begin = fde.pointer(encoding, 0)
-    return begin <= pc < begin + fde.pointer(encoding & 15, 0)
-
-
 def _pointer_encoding(cie: _Reader) -> int:
     """How the entries that belong to a CIE write addresses."""
-    cie.skip(5)
+    cie.at += 5
     augmentation, _, _ = cie.data[5:].partition(b"\0")
-    cie.skip(len(augmentation) + 1)
+    cie.at += len(augmentation) + 1
     cie.uleb()
     cie.sleb()
     cie.uleb()
@@ -225,15 +232,27 @@ class _State:
     def __init__(self) -> None:
         self.register: int | None = None
         self.offset = 0
-        self.saved: dict[int, int | None] = {}
+        self.expression = b""
+        self.saved: dict[int, Recovery] = {}
 
     def copy(self) -> _State:
         other = _State()
-        other.register, other.offset, other.saved = self.register, self.offset, dict(self.saved)
+        other.become(self)
         return other
 
+    def become(self, other: _State) -> None:
+        self.register, self.offset, self.expression, self.saved = other.register, other.offset, other.expression, dict(other.saved)
 
-def _run(cie: _Reader, fde: _Reader, pc: int) -> FrameRule | None:
+
+class _Program(msgspec.Struct, frozen=True):
+    """What the instructions of an entry are read by."""
+
+    code_factor: int
+    data_factor: int
+    encoding: int
+
+
+def _run(cie: _Reader, fde: _Reader, pc: int) -> FrameRow | None:
     cie.unsigned(4)
     cie.unsigned(1)
     end = cie.data.index(b"\0", cie.at) if b"\0" in cie.data[cie.at :] else len(cie.data)
@@ -252,8 +271,6 @@ def _run(cie: _Reader, fde: _Reader, pc: int) -> FrameRule | None:
                 cie.pointer(cie.unsigned(1) & 0x7F, 0)
             elif letter == ord("L"):
                 cie.unsigned(1)
-            elif letter == ord("S"):
-                return None  # a signal frame: its caller was interrupted, not called
         cie.at = after
     begin = fde.pointer(encoding, 0)
     size = fde.pointer(encoding & 15, 0)
@@ -262,23 +279,37 @@ def _run(cie: _Reader, fde: _Reader, pc: int) -> FrameRule | None:
     if augmentation.startswith(b"z"):
         length = fde.uleb()
         fde.at += length
+    program = _Program(code_factor, data_factor, encoding)
     first = _State()
-    if not _execute(cie, first, first, 0, 0, code_factor, data_factor, encoding):
+    if not _execute(cie, first, first, 0, 0, program):
         return None
     state = first.copy()
-    if not _execute(fde, state, first, begin, pc, code_factor, data_factor, encoding):
+    if not _execute(fde, state, first, begin, pc, program):
         return None
-    saved = state.saved.get(RBP, 0) if RBP in state.saved else None
-    odd = state.saved.get(_RETURN) != -8 or (RBP in state.saved and saved is None)
-    if state.register not in (RSP, RBP) or odd:
-        return None
-    return FrameRule(register=state.register, offset=state.offset, rbp_offset=saved)
+    return FrameRow(
+        register=state.register,
+        offset=state.offset,
+        expression=state.expression,
+        saved=state.saved,
+        is_signal_frame=b"S" in augmentation,
+    )
 
 
-def _execute(
-    reader: _Reader, state: _State, first: _State, location: int, pc: int, code_factor: int, data_factor: int, encoding: int
-) -> bool:
-    """Run call frame instructions up to pc; False for what is not understood. `saved` holds None for a rule of another kind."""
+def _shortened(row: FrameRow) -> FrameRule | None:
+    """The row as a rule of rsp and rbp alone, if that says it all."""
+    rbp = row.saved.get(RBP, (SAME, 0))
+    plain = row.register in (RSP, RBP) and row.saved.get(RETURN) == (AT_OFFSET, -8) and not row.is_signal_frame
+    if not plain or row.register is None or rbp[0] not in (SAME, AT_OFFSET) or RSP in row.saved:
+        return None
+    return FrameRule(
+        register=row.register,
+        offset=row.offset,
+        rbp_offset=rbp[1] if rbp[0] == AT_OFFSET and isinstance(rbp[1], int) else None,
+    )
+
+
+def _execute(reader: _Reader, state: _State, first: _State, location: int, pc: int, program: _Program) -> bool:
+    """Run call frame instructions up to pc; False for what is not understood."""
     stack: list[_State] = []
     for _ in range(_MOST_OPERATIONS):
         if reader.at >= len(reader.data):
@@ -287,15 +318,17 @@ def _execute(
         low = operation & 63
         match operation >> 6:
             case 1:
-                location += low * code_factor
+                location += low * program.code_factor
             case 2:
-                state.saved[low] = reader.uleb() * data_factor
+                state.saved[low] = AT_OFFSET, reader.uleb() * program.data_factor
             case 3:
                 _restore(state, first, low)
             case _:
-                if 1 <= low <= 4:
-                    location = reader.pointer(encoding, 0) if low == 1 else location + reader.unsigned(1 << (low - 2)) * code_factor
-                elif not _rule(reader, state, first, stack, low, data_factor):
+                if low == 1:
+                    location = reader.pointer(program.encoding, 0)
+                elif 2 <= low <= 4:
+                    location += reader.unsigned(1 << (low - 2)) * program.code_factor
+                elif not _rule(reader, state, first, stack, low, program.data_factor):
                     return False
         if location > pc:
             return True
@@ -315,27 +348,26 @@ def _rule(reader: _Reader, state: _State, first: _State, stack: list[_State], op
             pass
         case 0x05:  # offset_extended
             register = reader.uleb()
-            state.saved[register] = reader.uleb() * data_factor
+            state.saved[register] = AT_OFFSET, reader.uleb() * data_factor
         case 0x11:  # offset_extended_sf
             register = reader.uleb()
-            state.saved[register] = reader.sleb() * data_factor
+            state.saved[register] = AT_OFFSET, reader.sleb() * data_factor
         case 0x06:  # restore_extended
             _restore(state, first, reader.uleb())
-        case 0x07 | 0x08:  # undefined, same_value
+        case 0x07:  # undefined
             register = reader.uleb()
-            state.saved.pop(register, None)
-            if operation == 0x07:
-                state.saved[register] = None
+            state.saved[register] = UNDEFINED, 0
+        case 0x08:  # same_value
+            state.saved.pop(reader.uleb(), None)
         case 0x09:  # register
-            state.saved[reader.uleb()] = None
-            reader.uleb()
+            register = reader.uleb()
+            state.saved[register] = IN_REGISTER, reader.uleb()
         case 0x0A:  # remember_state
             stack.append(state.copy())
         case 0x0B:  # restore_state
             if not stack:
                 return False
-            before = stack.pop()
-            state.register, state.offset, state.saved = before.register, before.offset, before.saved
+            state.become(stack.pop())
         case 0x0C:  # def_cfa
             state.register, state.offset = reader.uleb(), reader.uleb()
         case 0x12:  # def_cfa_sf
@@ -347,14 +379,19 @@ def _rule(reader: _Reader, state: _State, first: _State, stack: list[_State], op
         case 0x13:  # def_cfa_offset_sf
             state.offset = reader.sleb() * data_factor
         case 0x0F:  # def_cfa_expression
-            reader.skip(reader.uleb())
-            state.register = None
-        case 0x10 | 0x16:  # expression, val_expression
-            state.saved[reader.uleb()] = None
-            reader.skip(reader.uleb())
-        case 0x14 | 0x15:  # val_offset
-            state.saved[reader.uleb()] = None
-            reader.uleb()
+            state.register, state.expression = None, reader.block()
+        case 0x10:  # expression
+            register = reader.uleb()
+            state.saved[register] = AT_EXPRESSION, reader.block()
+        case 0x16:  # val_expression
+            register = reader.uleb()
+            state.saved[register] = IS_EXPRESSION, reader.block()
+        case 0x14:  # val_offset
+            register = reader.uleb()
+            state.saved[register] = IS_OFFSET, reader.uleb() * data_factor
+        case 0x15:  # val_offset_sf
+            register = reader.uleb()
+            state.saved[register] = IS_OFFSET, reader.sleb() * data_factor
         case 0x2E:  # GNU_args_size
             reader.uleb()
         case _:

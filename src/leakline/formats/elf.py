@@ -18,7 +18,7 @@ from leakline.errors import ParseError
 from leakline.formats.eh_frame import FrameTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 _SYMBOL = struct.Struct("<IBBHQQ")
 _STT_FUNC, _STT_GNU_IFUNC, _STT_OBJECT = 2, 10, 1
@@ -72,6 +72,10 @@ class SymbolTable:
     def named(self, name: str) -> Symbol | None:
         """The symbol of that name."""
         return self._by_name.get(name)
+
+    def functions(self, names: Collection[str]) -> dict[str, Symbol]:
+        """Those of the named symbols that there are."""
+        return {name: self._by_name[name] for name in names if name in self._by_name}
 
     def at(self, address: int) -> Symbol | None:
         """The symbol whose bytes hold the address; None in a gap, however near a symbol may be."""
@@ -202,6 +206,19 @@ class Elf:
                 name = names[name_at : end if end >= 0 else len(names)].decode(errors="backslashreplace")
                 symbols.append(Symbol(name=name, address=address, size=size))
             return SymbolTable(symbols)
+
+    def exported_functions(self, names: Collection[str]) -> dict[str, Symbol]:
+        """Those of the named functions that others can call: the dynamic symbols."""
+        return self._table(".dynsym").functions(names)
+
+    def functions(self, names: Collection[str]) -> dict[str, Symbol]:
+        """Those of the named functions that any symbol table has."""
+        return self.symbols().functions(names)
+
+    def bytes_at(self, offset: int, size: int) -> bytes:
+        """Bytes of the file; fewer at its end."""
+        self._file.seek(offset)
+        return self._file.read(size)
 
     def address_of_offset(self, offset: int) -> int | None:
         """The ELF virtual address of a byte of the file; None if it is not loaded."""

@@ -21,6 +21,22 @@ class LeakRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The allocator's caller first."""
 
 
+class LeakTotal(msgspec.Struct, frozen=True, kw_only=True):
+    """All blocks of one kind."""
+
+    kind: BlockKind
+    bytes: int
+    blocks: int
+
+
+class SuppressedTotal(msgspec.Struct, frozen=True, kw_only=True):
+    """What the checker left out itself, by a rule of its own."""
+
+    rule: str
+    bytes: int
+    blocks: int
+
+
 class CheckerLog(msgspec.Struct, frozen=True, kw_only=True):
     """One process's report."""
 
@@ -33,3 +49,10 @@ class CheckerLog(msgspec.Struct, frozen=True, kw_only=True):
     """Errors that are no leaks, such as invalid reads."""
     knows: tuple[BlockKind, ...]
     """The kinds that this checker tells apart: the others are unknown, not none."""
+    totals: tuple[LeakTotal, ...] = ()
+    """What the log itself sums up; the records may be only a part of it. Empty where it does not."""
+    suppressed: tuple[SuppressedTotal, ...] = ()
+    modules: tuple[tuple[str, str], ...] = ()
+    """The paths of modules, by the names that the frames have."""
+    problems: tuple[str, ...] = ()
+    """Why it may not be whole."""

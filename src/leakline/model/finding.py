@@ -92,12 +92,64 @@ class NotJudged(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+class AgentCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What leakline's agent did in the target."""
+
+    allocations: int
+    """Recorded so far."""
+    memo_hits: int
+    """Of them, those whose stack was known already."""
+    memo_misses: int
+    """Those whose stack had to be unwound."""
+    memory_bytes: int | None
+    """Resident memory of its tables."""
+    held_at_end_ns: int | None
+    """How long the target waited at its end for the check; None where it has not ended."""
+
+
+class Suppressed(msgspec.Struct, frozen=True, kw_only=True):
+    """What one rule left out."""
+
+    rule: str
+    """Its name (valgrind's), or its line: `leak:pattern`, `fingerprint:...`."""
+    source: str
+    """The file that it stands in, with the line; or the checker that applied it by itself."""
+    findings: int | None
+    """None where the checker itself left them out."""
+    bytes: int
+    """What hangs on the blocks not counted."""
+    blocks: int
+
+
+class GrownFinding(msgspec.Struct, frozen=True, kw_only=True):
+    """A finding that the baseline has too, with less."""
+
+    fingerprint: str
+    location: SourceLocation | None
+    before: KindTotal
+    now: KindTotal
+
+
+class KnownFindings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left out because the baseline has it."""
+
+    source: str
+    """The baseline's file."""
+    findings: int
+    bytes: int
+    blocks: int
+    grown: tuple[GrownFinding, ...]
+    """Those of them that are more than a tenth larger now; the largest first."""
+
+
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """What the look cost."""
 
     target_stopped_ns: int
     """How long the target's threads stood still, all stops together."""
     duration_ns: int
+    agent: AgentCost | None = None
+    """Where the target runs under leakline's agent."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +168,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Who holds the block that --why asks for."""
     census: Census | None = None
     """All blocks by kind, type and size, where they were counted: `scan --json`."""
+    suppressed: tuple[Suppressed, ...] = ()
+    """What rules left out of the findings and, blocks of their own, out of the summary; the most bytes first."""
+    known: KnownFindings | None = None
+    """What `--baseline` left out of the findings; None where there was none."""
 
 
 class Reports(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from leakline.model.stack import Frame
+
 LeakKind = Literal["definite", "indirect", "possible"]
 BlockKind = Literal["definite", "indirect", "possible", "reachable"]
 HeldKind = Literal["definite", "indirect", "possible", "reachable", "free", "no block"]
@@ -34,7 +36,7 @@ class BlockTotal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BlockGroup(msgspec.Struct, frozen=True, gc=False):
-    """Blocks of one kind, type and size."""
+    """Blocks of one kind, type, size and site."""
 
     kind: BlockKind
     type: str | None
@@ -43,6 +45,17 @@ class BlockGroup(msgspec.Struct, frozen=True, gc=False):
     """Usable bytes of each; None for blocks of more types and sizes than are told apart."""
     blocks: int
     bytes: int
+    site: int | None = None
+    """Number of the site that allocated them; None where no recorder ran, or it does not know."""
+
+
+class AllocationSite(msgspec.Struct, frozen=True, gc=False):
+    """A stack that allocated blocks, as leakline's agent recorded it."""
+
+    number: int
+    """The same in all scans of one process."""
+    stack: tuple[int, ...]
+    """Indexes among the census's frames, innermost first."""
 
 
 class Census(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +65,15 @@ class Census(msgspec.Struct, frozen=True, kw_only=True):
     """When, in UTC (RFC 3339)."""
     groups: tuple[BlockGroup, ...]
     """The largest first."""
+    sites: tuple[AllocationSite, ...] = ()
+    """Those of the groups."""
+    frames: tuple[Frame, ...] = ()
+    """Those of the sites, each once."""
+
+    def stacks(self) -> dict[int, tuple[Frame, ...]]:
+        """The frames of each site, by its number."""
+        known = range(len(self.frames))
+        return {site.number: tuple(self.frames[i] for i in site.stack if i in known) for site in self.sites}
 
 
 class PathStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +127,8 @@ class HeapScan(msgspec.Struct, frozen=True, kw_only=True):
     """The sizes of lost blocks are those that the program asked for, as leakline's agent recorded them."""
     at_end: bool = False
     """The program had done all that it does, its exit handlers too: what is lost then stays lost."""
+    ended_by: int | None = None
+    """The signal that was ending the program; it stood still for the last time."""
     looks: int = 1
     """Copies that agree on what is lost: more than one where nothing stood still for them."""
     census: Census | None = None

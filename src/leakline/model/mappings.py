@@ -1,7 +1,5 @@
 """The mappings of one process: what each is, what it holds, and what changed."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import msgspec

@@ -40,7 +40,11 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Real user id."""
     tracer_pid: int
     """The process that traces this one, 0 for none."""
+    tgid: int | None
+    """The process that a thread belongs to."""
     threads: int | None
+    own_pid: int | None = None
+    """Its number in its own PID namespace; None before Linux 4.1."""
     process: int | None = None
     """Of a thread, the process that it belongs to (Tgid)."""
     caught: int = 0

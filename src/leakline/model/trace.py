@@ -15,6 +15,8 @@ class StackTop(msgspec.Struct, frozen=True, kw_only=True):
     """rbp, whatever the program uses it for."""
     words: tuple[int, ...]
     """From the stack pointer up; the first is the return address."""
+    registers: tuple[tuple[int, int], ...] = ()
+    """Others that are known: DWARF number and value."""
 
 
 class Allocation(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,12 +28,15 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     time_ns: int
     """CLOCK_MONOTONIC."""
     tid: int
+    """In the process's own PID namespace."""
     stack: tuple[int, ...]
     """Return addresses, the allocator's caller first."""
     exact: int = 1
     """How many of them are exact; those behind come from frame pointers, which may skip a caller."""
     top: StackTop | None = None
     """From which more of them can be told."""
+    cut: Literal["no call frame information", "too deep"] | None = None
+    """Why the stack ends before the program's outermost frame; None where it does not, or the engine cannot tell."""
 
 
 class AllocationTrace(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +53,10 @@ class AllocationTrace(msgspec.Struct, frozen=True, kw_only=True):
     """Allocations that were met, freed ones too."""
     lost: int
     """Events that got no place: that many allocations or frees are missing."""
+    sampled_bytes: int | None = None
+    """One allocation in so many bytes, on average, is among them; None: each one."""
+    stacks_lost: int = 0
+    """Allocations of which only the caller is known, because there was no place for their stack."""
 
     @property
     def duration_seconds(self) -> float:

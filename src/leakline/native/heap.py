@@ -22,6 +22,7 @@ WhyNot = Literal["not reached", "no block", "free"]
 _WHY_NOT: dict[int, WhyNot] = {0: "not reached", -1: "no block", -2: "free"}
 _NO_MEMORY = -3
 _MOST_STEPS, _MOST_REFERRERS, _MOST_GROUPS = 1 << 16, 16, 1 << 16
+_MOST_GROUPS_BY_SITE = 1 << 18
 
 
 class _Segment(ctypes.Structure):
@@ -82,8 +83,12 @@ class _Group(ctypes.Structure):
         ("blocks", ctypes.c_uint64),
         ("bytes", ctypes.c_uint64),
         ("state", ctypes.c_uint32),
-        ("pad", ctypes.c_uint32),
+        ("site", ctypes.c_uint32),
     )
+
+
+class _Records(ctypes.Structure):
+    _fields_ = (("runs", ctypes.POINTER(_Segment)), ("n_runs", ctypes.c_size_t), ("table", ctypes.c_uint64))
 
 
 class _TcacheLayout(ctypes.Structure):
@@ -144,7 +149,7 @@ class RawStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RawGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """Blocks of one kind, size and first word."""
+    """Blocks of one kind, size, first word and site."""
 
     first_word: int
     """An address in a module's mapping; 0 for any other first word."""
@@ -153,6 +158,8 @@ class RawGroup(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int
     bytes: int
     state: int
+    site: int
+    """The agent's number for the stack that allocated them; 0 where that is not known."""
 
 
 class MemoryCopy:
@@ -223,19 +230,25 @@ class MemoryCopy:
         return self._offsets[run]
 
 
+class SiteRecords(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent recorded of blocks (native/agent/agent.h, `shadow`)."""
+
+    copy: MemoryCopy
+    """The pages of its table that were ever written."""
+    table: int
+    """The table's address: for each 16 bytes of memory it has 4; of a block its site's number, and then its size as requested."""
+
+
 class Heap:
     """The blocks of a copied address space. Use as a context manager; it frees the C side at the end.
 
-    Order of calls: walk and mmapped for every area, index, tcaches and fastbin, leave_out, mark, totals and lost.
+    Order of calls: walk and mmapped for every area, index, tcaches and fastbin, arenas, leave_out, mark, totals and lost.
     """
 
     def __init__(self, copy: MemoryCopy) -> None:
         self._library = load_heap_library()
         self._copy = copy
-        base = copy.base_address()
-        self._segments = (_Segment * max(len(copy.runs), 1))(
-            *(_Segment(start, end - start, base + copy.offset(i)) for i, (start, end) in enumerate(copy.runs))
-        )
+        self._segments = _segments(copy)
         self._totals: tuple[tuple[int, ...], tuple[int, ...]] | None = None
         self._library.leakline_heap_new.restype = ctypes.c_void_p
         self._heap = ctypes.c_void_p(self._library.leakline_heap_new(self._segments, ctypes.c_size_t(len(copy.runs))))
@@ -311,6 +324,11 @@ class Heap:
         count = function(self._heap, ctypes.c_uint64(head), ctypes.c_uint64(chunk_size), ctypes.c_int(mangled))
         return None if count < 0 else int(count)
 
+    def arenas(self, arenas: Sequence[tuple[int, int]]) -> None:
+        """Say where the bins lie (struct malloc_state): what points to them and to chunks is left over from free memory."""
+        self._arenas = _ranges(sorted(arenas))
+        self._library.leakline_heap_arenas(self._heap, self._arenas, ctypes.c_size_t(len(arenas)))
+
     def leave_out(self, dead: Sequence[tuple[int, int]]) -> None:
         """Follow no pointers from memory that holds only left-overs, within blocks too: sorted ranges, apart from each other."""
         self._dead = _ranges(dead)
@@ -322,7 +340,10 @@ class Heap:
         values: Sequence[int],
         files: Sequence[tuple[int, int]] = (),
         code: Sequence[tuple[int, int]] = (),
-    ) -> None:
+        *,
+        census: bool = False,
+        records: SiteRecords | None = None,
+    ) -> list[RawGroup]:
         """Follow pointers from ranges of memory and from values of registers.
 
         Args:
@@ -330,11 +351,27 @@ class Heap:
             values: the registers.
             files: readable mappings of files, sorted: where vtables lie.
             code: executable ones, sorted.
+            census: count all blocks that are not free.
+            records: who allocated them.
+
+        Returns:
+            with `census` the blocks by state, size, site and first word: one that points to none of the files is not told apart.
 
         """
         modules = _Modules(_ranges(files), len(files), _ranges(code), len(code))
-        if self._library.leakline_heap_mark(self._heap, *_places(roots, values), ctypes.byref(modules)):
+        room = _MOST_GROUPS if records is None else _MOST_GROUPS_BY_SITE
+        groups = (_Group * room)() if census else None
+        recorded = _Records() if records is None else _Records(_segments(records.copy), len(records.copy.runs), records.table)
+        function = self._library.leakline_heap_mark
+        function.restype = ctypes.c_int64
+        arguments = *_places(roots, values), ctypes.byref(modules), groups, ctypes.c_size_t(room), ctypes.byref(recorded)
+        count = int(function(self._heap, *arguments))
+        if count < 0:
             raise _no_memory()
+        return [
+            RawGroup(first_word=g.first_word, size=g.size, blocks=g.blocks, bytes=g.bytes, state=g.state, site=g.site)
+            for g in (groups[:count] if groups is not None else ())
+        ]
 
     def path(self, address: int, roots: Sequence[tuple[int, int]], values: Sequence[int]) -> list[RawStep] | WhyNot:
         """The shortest path from a root to the block that holds the address, the block first; or why there is none."""
@@ -353,22 +390,6 @@ class Heap:
         function = self._library.leakline_heap_referrers
         function.restype = ctypes.c_int64
         return _steps(steps, int(function(self._heap, ctypes.c_uint64(address), steps, ctypes.c_size_t(_MOST_REFERRERS))))
-
-    def census(self, files: Sequence[tuple[int, int]]) -> list[RawGroup]:
-        """All blocks that are not free, counted by state, size and first word.
-
-        Args:
-            files: readable mappings of files, sorted: a first word that points elsewhere is not told apart.
-
-        """
-        groups = (_Group * _MOST_GROUPS)()
-        arguments = _ranges(files), ctypes.c_size_t(len(files)), groups, ctypes.c_size_t(_MOST_GROUPS)
-        self._library.leakline_heap_census(self._heap, *arguments)
-        return [
-            RawGroup(first_word=g.first_word, size=g.size, blocks=g.blocks, bytes=g.bytes, state=g.state)
-            for g in groups
-            if g.blocks
-        ]
 
     def freed(self) -> int:
         """Usable bytes of what tcaches and fastbins hold."""
@@ -396,6 +417,13 @@ class Heap:
             RawLostBlock(address=b.address, size=b.size, leader=b.leader, first_word=b.first_word, state=b.kind)
             for b in raw[:count]
         )
+
+
+def _segments(copy: MemoryCopy) -> ctypes.Array[_Segment]:
+    base = copy.base_address()
+    return (_Segment * max(len(copy.runs), 1))(
+        *(_Segment(start, end - start, base + copy.offset(i)) for i, (start, end) in enumerate(copy.runs))
+    )
 
 
 def _places(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import platform
+import os
 from functools import cache
 from pathlib import Path
 
@@ -25,8 +25,8 @@ def part_path(name: str) -> Path:
     """
     path = Path(__file__).parent.parent / "_native" / name
     if not path.exists():
-        if platform.machine() != "x86_64":
-            raise NotPossible(f"leakline's {name} is for x86-64, and this machine is {platform.machine()}")
+        if os.uname().machine != "x86_64":
+            raise NotPossible(f"leakline's {name} is for x86-64, and this machine is {os.uname().machine}")
         raise NotPossible(
             f"leakline was installed without its {name}",
             hint=f"sudo apt-get install {_PACKAGE_OF[name]}, then install leakline again (pip install --force-reinstall).",
@@ -42,18 +42,18 @@ def load_heap_library() -> ctypes.CDLL:
         NotPossible: it was not built, or is of another version.
 
     """
-    return _load(HEAP, "leakline_heap_abi", 4)
+    return _load(HEAP, "leakline_heap_abi", 7)
 
 
 @cache
 def load_smaps_library() -> ctypes.CDLL:
-    """The counter of mappings.
+    """The readers of smaps, and of all processes.
 
     Raises:
         NotPossible: it was not built, or is of another version.
 
     """
-    return _load(SMAPS, "leakline_smaps_abi", 1)
+    return _load(SMAPS, "leakline_smaps_abi", 2)
 
 
 def _load(name: str, version_function: str, version: int) -> ctypes.CDLL:

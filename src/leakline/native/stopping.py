@@ -64,6 +64,10 @@ class Stopper:
         arguments = ctypes.c_int(tid), ctypes.c_int(ours), ctypes.c_uint64(until_ns), ctypes.byref(self._thread)
         return self._answer(self._library.leakline_stop_await(*arguments))
 
+    def read(self, tid: int) -> Stopped:
+        """The registers of a thread that has been stopped, and waited for, by other means."""
+        return self._answer(self._library.leakline_stop_read(ctypes.c_int(tid), ctypes.byref(self._thread)))
+
     def release(self, tid: int, pending: int) -> int:
         """Let it go on, with the signal that it must get: 0, or an errno (ESRCH if it was killed while it stood still)."""
         return int(self._library.leakline_stop_release(ctypes.c_int(tid), ctypes.c_int(pending)))

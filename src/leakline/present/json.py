@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-_CONTROLS = "[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
-
-
-def harmless(text: str) -> str:
-    """JSON with the control and direction characters that it need not escape as escapes: it may come to a terminal."""
-    return text if text.isascii() and "\x7f" not in text else re.sub(_CONTROLS, lambda match: f"\\u{ord(match[0]):04x}", text)
+from leakline.present.text import harmless
 
 
 def to_json(record: msgspec.Struct | dict[str, Any]) -> str:
     """One object, indented by two, with a newline at the end."""
-    return harmless(msgspec.json.format(msgspec.json.encode(record), indent=2).decode()) + "\n"
+    try:
+        encoded = msgspec.json.encode(record)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_without_surrogates(msgspec.to_builtins(record)))
+    return harmless(msgspec.json.format(encoded, indent=2).decode()) + "\n"
+
+
+def _without_surrogates(value: object) -> object:
+    """Plain values with names that can stand in UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return [_without_surrogates(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def schema_of(records: Sequence[type[msgspec.Struct]], identifier: str) -> dict[str, Any]:

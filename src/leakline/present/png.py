@@ -18,8 +18,21 @@ def png_of(svg: str) -> bytes:
         NotPossible: resvg is not installed, or there is no font to write with.
 
     """
+    require_png()
+    import resvg_py
+
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=2))
+
+
+def require_png() -> None:
+    """Check that there is what it takes, before something long begins.
+
+    Raises:
+        NotPossible: resvg is not installed, or there is no font to write with.
+
+    """
     try:
-        import resvg_py
+        import resvg_py  # noqa: F401
     except ImportError as error:
         hint = "pip install 'leakline[png]'; or write an .svg, which takes nothing else."
         raise NotPossible("PNG takes the library resvg_py", hint=hint) from error
@@ -28,7 +41,6 @@ def png_of(svg: str) -> bytes:
             "there is no font on this machine to write into the picture with",
             hint="apt install fonts-dejavu-core; or write an .svg.",
         )
-    return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=2))
 
 
 def _fonts() -> Iterator[Path]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 # Not compiled here: hardly any name has one of these, and to compile an expression takes half a millisecond of each start.
 _CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+_CONTROL_IN_JSON = "[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 UNKNOWN = "-"
 
 
@@ -87,6 +88,13 @@ def printable(name: str) -> str:
     return name if name.isprintable() else re.sub(_CONTROL, escape, name)
 
 
+def harmless(text: str) -> str:
+    """JSON with the control and direction characters that it need not escape as escapes: it may come to a terminal."""
+    return (
+        text if text.isascii() and "\x7f" not in text else re.sub(_CONTROL_IN_JSON, lambda match: f"\\u{ord(match[0]):04x}", text)
+    )
+
+
 def place(location: SourceLocation, stack: Sequence[Frame] = ()) -> str:
     """`leak-example.c:6`; the function where the line is unknown; `module+0x1176` where that is unknown too."""
     if location.file is not None and location.line is not None:
@@ -102,7 +110,7 @@ def frame_place(frame: Frame) -> str:
     if frame.file is not None and frame.line is not None:
         return printable(f"{os.path.basename(frame.file)}:{frame.line}")
     module = frame.module or "no file"
-    return printable(f"{module}+{frame.address:#x}")
+    return printable(module if frame.address is None else f"{module}+{frame.address:#x}")
 
 
 def frame_function(frame: Frame) -> str:

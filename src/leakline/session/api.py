@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from leakline.analysis.finding_diff import compare
 from leakline.errors import TargetGone
-from leakline.session.diagnosing import Diagnosis
+from leakline.session import reading_reports
+from leakline.session.diagnosing import Diagnosis, DiagnosisOptions
 from leakline.session.interruption import Interruption
 from leakline.session.looking import ScanOptions, look, look_into_file
 from leakline.session.machine_memory import read_system
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from leakline.model.accounting import ProcessMemory, ProcessTable
+    from leakline.model.diff import DiffReport
     from leakline.model.faults import FaultReport
     from leakline.model.finding import Report
     from leakline.model.mappings import VmaMemory
@@ -31,18 +34,21 @@ def _silent(_text: str) -> None:
     return
 
 
-def diagnose(pids: Sequence[int], *, budget_seconds: float = 60.0) -> list[Report]:
+def diagnose(pids: Sequence[int], *, budget_seconds: float = 60.0, max_pause_seconds: float | None = None) -> list[Report]:
     """Climb the ladder for running processes, and return one report for each.
 
     Args:
         pids: processes that run now; they go on running.
         budget_seconds: at most; a certain answer ends it earlier.
+        max_pause_seconds: that each may stand still at a time; where a stop would take longer it is looked at while it runs, and
+            lost blocks are *possible* at most.
 
     Raises:
         LeaklineError: none of them could be looked at; the class says why, the hint what to do.
 
     """
-    return Diagnosis(ProcFs(), Interruption(), _silent, budget_seconds).run(pids)
+    options = DiagnosisOptions(budget=budget_seconds, max_pause=max_pause_seconds)
+    return Diagnosis(ProcFs(), Interruption(), _silent, options).run(pids)
 
 
 def scan(pid: int, *, looks: int = 2) -> Report:
@@ -70,6 +76,33 @@ def scan_file(path: str | os.PathLike[str]) -> Report:
 
     """
     return look_into_file(Path(path), ScanOptions(), say=_silent)
+
+
+def read_reports(*paths: str | os.PathLike[str]) -> list[Report]:
+    """Read what anybody's checker found: findings as JSON, valgrind's text and XML, sanitizers' logs, kmemleak's text.
+
+    Args:
+        paths: the files; of several, reports about the same program become one.
+
+    Raises:
+        LeaklineError: none of them could be read; the class says why, the hint what to do.
+
+    """
+    return reading_reports.read_reports([Path(path) for path in paths], _silent)
+
+
+def compare_reports(before: Sequence[Report], after: Sequence[Report]) -> DiffReport:
+    """Tell which findings are new, grown, smaller or gone, by their fingerprints.
+
+        >>> leakline.compare_reports([], []).differs
+        False
+
+    Args:
+        before: reports of any kind.
+        after: later ones.
+
+    """
+    return compare(before, after, ("before", "after"))
 
 
 def faults(pid: int, *, seconds: float = 10.0) -> FaultReport:

@@ -33,7 +33,15 @@ def attribute(agent: Agent, scan: HeapScan, began_ns: int, ended_ns: int) -> tup
             continue
         lost.append(block if found.size is None else msgspec.structs.replace(block, size=found.size))
         allocations.append(
-            Allocation(address=block.address, size=found.size, time_ns=began_ns, tid=0, stack=found.stack, exact=len(found.stack))
+            Allocation(
+                address=block.address,
+                size=found.size,
+                time_ns=began_ns,
+                tid=0,
+                stack=found.stack,
+                exact=len(found.stack),
+                cut=found.cut,
+            )
         )
     trace = AllocationTrace(
         engine="agent",
@@ -41,7 +49,31 @@ def attribute(agent: Agent, scan: HeapScan, began_ns: int, ended_ns: int) -> tup
         ended_ns=ended_ns,
         allocations=tuple(allocations),
         sees_frees=False,
-        seen=agent.state().allocations,
+        seen=agent.counts().allocations,
         lost=0,
     )
     return msgspec.structs.replace(scan, lost=tuple(lost), requested=True), trace
+
+
+def outstanding(agent: Agent, began_ns: int, ended_ns: int) -> AllocationTrace:
+    """All blocks that were not freed, where the agent keeps a table of them.
+
+    Args:
+        agent: in the process.
+        began_ns: CLOCK_MONOTONIC when the process was started.
+        ended_ns: now.
+
+    """
+    allocations = tuple(
+        Allocation(address=address, size=found.size, time_ns=began_ns, tid=0, stack=found.stack, exact=len(found.stack))
+        for address, found in sorted(agent.outstanding().items())
+    )
+    return AllocationTrace(
+        engine="agent",
+        began_ns=began_ns,
+        ended_ns=ended_ns,
+        allocations=allocations,
+        sees_frees=True,
+        seen=agent.state().allocations,
+        lost=0,
+    )

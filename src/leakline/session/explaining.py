@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leakline.analysis.roots import ThreadStack, stack_bounds
 from leakline.model.heap import HeldKind as Kind
 from leakline.model.heap import PathStep, Why
 from leakline.model.names import readable
+from leakline.model.registers import NAMES
+from leakline.session.thread_stacks import thread_stacks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,12 +17,6 @@ if TYPE_CHECKING:
     from leakline.native.heap import RawStep, WhyNot
     from leakline.sources.heap_image import HeapImage
     from leakline.symbols.resolver import Resolver
-
-# struct user_regs_struct of x86-64 (arch/x86/include/asm/user_64.h).
-_REGISTERS = (
-    *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", "orig_rax"),
-    *("rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
-)
 
 
 def explain(
@@ -71,7 +66,7 @@ def _value(image: HeapImage, index: int) -> str:
     """A register, or what else is a root without being memory: in the order in which a search takes them."""
     for state in image.threads:
         if index < len(state.registers):
-            return f"register {_REGISTERS[index]} of thread {state.tid}"
+            return f"register {NAMES[index]} of thread {state.tid}"
         index -= len(state.registers)
         if index < len(state.extended):
             return f"a vector register of thread {state.tid}"
@@ -82,10 +77,10 @@ def _value(image: HeapImage, index: int) -> str:
 
 
 def _place(image: HeapImage, resolver: Resolver, address: int) -> str:
-    for state in image.threads:
-        bounds = stack_bounds(ThreadStack(stack_pointer=state.stack_pointer, thread_pointer=state.thread_pointer), image.copy.words)
+    for state, (_, bounds) in zip(image.threads, thread_stacks(image), strict=True):
         if bounds is not None and bounds[0] <= address < bounds[1]:
-            return f"the stack, or thread-local storage, of thread {state.tid}"
+            of_first = any(vma.path == "[stack]" and vma.start == bounds[0] for vma in image.vmas)
+            return f"the stack{'' if of_first else ', or thread-local storage,'} of thread {state.tid}"
     variable = resolver.variable(address)
     vma = resolver.vma_at(address)
     if vma is not None and vma.path == "[stack]":

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
-from typing import TYPE_CHECKING
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from leakline.errors import NotPossible
+from leakline.errors import NotPossible, PauseTooLong
 from leakline.model.ranges import Range, subtract
 from leakline.native.heap import MemoryCopy
 from leakline.session.process_libc import find_libc
 from leakline.sources.allocators.glibc import parse_version
-from leakline.sources.heap_image import HeapImage
+from leakline.sources.heap_image import HeapImage, libc_code
 from leakline.sources.kernel_pointers import epoll_descriptors, kernel_pointers
 from leakline.sources.ptrace import glance, stopped
 from leakline.sources.remote_memory import PAGE, PageMap, RemoteMemory, buffer_for, shmem_size
@@ -21,11 +21,14 @@ from leakline.sources.shared_memory import sharers
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from leakline.model.vma import Vma
     from leakline.sources.procfs import ProcFs
     from leakline.sources.ptrace import ThreadState
+
+    Hold = Callable[[], AbstractContextManager["Standing"]]
 
 # A thread is rarely in malloc; if one is, look again at once.
 _ATTEMPTS = 10
@@ -39,6 +42,22 @@ _TRIAL = 64 << 20
 STOP_DEADLINE_SECONDS = 1.0
 
 
+class Standing(Protocol):
+    """A process whose threads all stand still."""
+
+    @property
+    def threads(self) -> tuple[ThreadState, ...]:
+        """With the registers they have."""
+
+    @property
+    def began_ns(self) -> int:
+        """CLOCK_MONOTONIC when the first one stopped."""
+
+    @property
+    def stopped_ns(self) -> int:
+        """How long they stood still, once that is over."""
+
+
 class Imager:
     """Takes images of one process, as often as wanted.
 
@@ -47,6 +66,7 @@ class Imager:
         pid: which.
         stop_deadline: seconds in which each thread must stop.
         max_pause: seconds that it may stand still at a time; None for as long as it takes.
+        hold: how to hold it still, where somebody else of us traces it; None for the usual stop.
 
     Raises:
         NotSupported: it is no 64-bit, dynamically linked program on a glibc that leakline knows.
@@ -54,22 +74,34 @@ class Imager:
     """
 
     def __init__(
-        self, procfs: ProcFs, pid: int, *, stop_deadline: float = STOP_DEADLINE_SECONDS, max_pause: float | None = None
+        self,
+        procfs: ProcFs,
+        pid: int,
+        *,
+        stop_deadline: float = STOP_DEADLINE_SECONDS,
+        max_pause: float | None = None,
+        hold: Hold | None = None,
     ) -> None:
+        self._hold = hold
         self._procfs = procfs
         self.pid = pid
         self._max_pause = max_pause
+        self._patience = stop_deadline
+        # While it waits for the last thread to stop, the others stand still already.
         self._stop_deadline = stop_deadline if max_pause is None else min(stop_deadline, max_pause)
-        libc = find_libc(procfs, pid)
+        self.vmas = procfs.maps(pid)
+        """Its mappings at the beginning."""
+        libc = find_libc(procfs, pid, self.vmas)
         self._libc = (libc.vma.device, libc.vma.inode)
         with open(libc.path, "rb") as file:
             self._version = parse_version(file.read())
 
-    def take(self, leave_out: Sequence[Range] = ()) -> HeapImage:
+    def take(self, leave_out: Sequence[Range] = (), standing: Standing | None = None) -> HeapImage:
         """Hold the process still while its memory is copied.
 
         Args:
             leave_out: memory that holds no pointers.
+            standing: it stands still already, and goes on when somebody else lets it.
 
         Raises:
             TargetGone: it ended meanwhile.
@@ -89,7 +121,7 @@ class Imager:
             stopped_ns, held = 0, list[int]()
             for attempt in range(_ATTEMPTS):
                 try:
-                    with stopped(self._procfs, self.pid, self._stop_deadline, others) as process:
+                    with self._held(others) if standing is None else nullcontext(standing) as process:
                         vmas = self._procfs.maps(self.pid)
                         calm = attempt == _ATTEMPTS - 1 or not self._busy(process.threads, vmas)
                         if calm:
@@ -106,6 +138,9 @@ class Imager:
                 time.sleep(_BETWEEN_ATTEMPTS_SECONDS)
             return self._image(memory, vmas, buffer, copied, process.threads, held, stopped_ns)
 
+    def _held(self, others: Sequence[int]) -> AbstractContextManager[Standing]:
+        return stopped(self._procfs, self.pid, self._stop_deadline, others) if self._hold is None else self._hold()
+
     def glance(self) -> tuple[tuple[ThreadState, ...], int]:
         """The registers of its threads, each of which alone stands still meanwhile; and the nanoseconds of all these stops.
 
@@ -114,7 +149,7 @@ class Imager:
             NotPossible: a thread did not stop in time.
 
         """
-        return glance(self._procfs, self.pid, self._stop_deadline, sharers(self.pid, self._procfs.pids()))
+        return glance(self._procfs, self.pid, self._patience, sharers(self.pid, self._procfs.pids()))
 
     def take_running(self, threads: Sequence[ThreadState], leave_out: Sequence[Range] = ()) -> HeapImage:
         """Copy its memory while it runs on and changes it.
@@ -174,11 +209,29 @@ class Imager:
 
     def _busy(self, threads: Sequence[ThreadState], vmas: Sequence[Vma]) -> bool:
         """Whether a thread may be amid malloc: its lists are best looked at when nobody changes them."""
-        code = [vma for vma in vmas if (vma.device, vma.inode) == self._libc and "x" in vma.perms]
+        code = libc_code(vmas, self._libc)
         return any(thread.may_be_in_malloc(code) for thread in threads)
 
+    def expected_pause_ns(self) -> tuple[int, int]:
+        """How long the process would stand still for a copy, and the copy's bytes; a copy of some of it while it runs tells.
+
+        Raises:
+            TargetGone: it ended meanwhile.
+
+        """
+        memory = RemoteMemory(self._procfs.root, self.pid)
+        with PageMap(self._procfs.root, self.pid) as pages, closing(memory):
+            runs = pages.own_runs(self._procfs.maps(self.pid))
+            return self._expected_ns(memory, runs, buffer_for(min(_size(runs), _TRIAL) + PAGE)), _size(runs)
+
     def _require_short(self, memory: RemoteMemory, runs: Sequence[Range], buffer: mmap.mmap, longest: float) -> None:
-        """Refuse, before anything stops, a copy that would take longer: some of it is copied from the running process to tell."""
+        """Refuse, before anything stops, a copy that would take longer."""
+        expected = self._expected_ns(memory, runs, buffer)
+        if expected > longest * 1e9:
+            raise self._too_long(f"the copy of {_size(runs) >> 20} MiB would take about {expected / 1e6:.0f} ms")
+
+    def _expected_ns(self, memory: RemoteMemory, runs: Sequence[Range], buffer: mmap.mmap) -> int:
+        """Some of it is copied from the running process to tell."""
         trial, size = [], 0
         for start, end in runs:
             trial.append((start, min(end, start + _TRIAL - size)))
@@ -189,15 +242,10 @@ class Imager:
         memory.copy(trial, buffer)
         took = time.monotonic_ns() - began
         threads = len(self._procfs.threads(self.pid))
-        expected = took * _size(runs) / max(size, 1) + _STOP_NS + threads * _THREAD_NS
-        if expected > longest * 1e9:
-            raise self._too_long(f"the copy of {_size(runs) >> 20} MiB would take about {expected / 1e6:.0f} ms")
+        return int(took * _size(runs) / max(size, 1) + _STOP_NS + threads * _THREAD_NS)
 
-    def _too_long(self, why: str) -> NotPossible:
-        return NotPossible(
-            f"process {self.pid} would stand still for longer than {(self._max_pause or 0) * 1e3:g} ms: {why}",
-            hint="Allow a longer --max-pause, or scan with --no-stop.",
-        )
+    def _too_long(self, why: str) -> PauseTooLong:
+        return PauseTooLong(f"process {self.pid} would stand still for longer than {(self._max_pause or 0) * 1e3:g} ms: {why}")
 
     def _until(self, began_ns: int) -> int | None:
         return None if self._max_pause is None else began_ns + int(self._max_pause * 1e9)

@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from leakline.analysis.diagnosis import find_lost, find_outstanding, rank
+from leakline.analysis.diagnosis import find_lost, rank
 from leakline.analysis.heap_growth import CensusAt, growing, grown_since
-from leakline.errors import LeaklineError
+from leakline.analysis.outstanding import find_outstanding
+from leakline.errors import LeaklineError, NotSupported
+from leakline.model.finding import NotJudged
 from leakline.model.stack import Frame
 from leakline.session.imaging import STOP_DEADLINE_SECONDS
 from leakline.session.reporting import build_report
 from leakline.session.saved_scans import EarlierCensus, held_by_mapping, save_image, search_file
 from leakline.session.scanning import BETWEEN_SCANS_SECONDS, Scanner
 from leakline.session.searching import Details
-from leakline.session.symbolising import with_stacks
+from leakline.session.symbolising import with_sites, with_stacks
 from leakline.session.targets import describe, require_stoppable
 from leakline.session.tracing import Via, open_recorder
+from leakline.sources.bpf import RecordingOptions
 from leakline.sources.core_image import open_image
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
     from leakline.model.finding import Finding, Report, Target
     from leakline.model.heap import HeapScan
+    from leakline.model.trace import AllocationTrace
     from leakline.session.interruption import Interruption
     from leakline.sources.procfs import ProcFs
 
@@ -92,6 +96,11 @@ def look(procfs: ProcFs, pid: int, options: ScanOptions, *, interruption: Interr
     if trace is not None:
         placed, frames = with_stacks(procfs, pid, trace.allocations, say)
         trace = msgspec.structs.replace(trace, allocations=placed)
+    census = scans[-1].census
+    if census is not None:
+        census = with_sites(procfs, pid, census, scanner.stacks(census), say)
+        scans[-1] = msgspec.structs.replace(scans[-1], census=census)
+        censuses[-1:] = [msgspec.structs.replace(last, census=census) for last in censuses[-1:]]
     findings = find_lost(scans, trace, frames) + growing(censuses) + _grown(options.before, target, scans[-1])
     return build_report(procfs, target, scans, rank(findings), began_ns=began)
 
@@ -131,39 +140,81 @@ def look_into_file(path: Path, options: ScanOptions, *, say: Say) -> Report:
     return build_report(None, stored.target, [scan], rank(findings), after=held_by_mapping(stored.image), began_ns=began)
 
 
-def watch_allocations(
-    procfs: ProcFs, pid: int, seconds: float, *, via: Via, min_size: int, interruption: Interruption, say: Say
-) -> Report:
+class TraceOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to record allocations."""
+
+    seconds: float
+    via: Via = "auto"
+    min_age: float = 0.0
+    """Seconds that a block must have lived at the end, to be told."""
+    recording: RecordingOptions = RecordingOptions()
+
+
+def watch_allocations(procfs: ProcFs, pid: int, options: TraceOptions, *, interruption: Interruption, say: Say) -> Report:
     """Record allocations for a while, then scan twice to tell which of them are lost.
 
+    Where the scan cannot read the allocator, what is not freed is told as outstanding, and that nothing proves it lost.
+
     Raises:
-        NotSupported: its allocator is none that leakline can read.
+        NotSupported: nothing in it has a malloc that could be recorded.
         PermissionNeeded: recording is not allowed.
 
     """
     began = time.monotonic_ns()
     require_stoppable(procfs, pid)
     target = describe(procfs, pid)
-    scanner = Scanner(procfs, pid)
+    gaps: list[NotJudged] = []
+    scanner = _scanner(procfs, pid, gaps, say)
     scans: list[HeapScan] = []
 
     def lost_sizes() -> set[int]:
+        if scanner is None:
+            return set()
         scans.append(scanner.scan())
         return {block.size for block in scans[-1].lost if block.kind == "definite"}
 
-    with open_recorder(procfs, pid, interruption, say, via=via, min_size=min_size, lost_sizes=lost_sizes) as recorder:
-        recorder.wait(seconds)
+    with open_recorder(
+        procfs, pid, interruption, say, via=options.via, options=options.recording, lost_sizes=lost_sizes
+    ) as recorder:
+        recorder.wait(options.seconds)
         trace = recorder.trace()
-    say(f"{trace.engine}: {trace.seen:,} allocations seen, {len(trace.allocations):,} not freed, {trace.lost:,} events lost")
-    for _ in range(2):
-        interruption.wait(BETWEEN_SCANS_SECONDS)
-        scans.append(scanner.scan())
+    say(describe_trace(trace))
+    trace = _old_enough(trace, options.min_age)
+    if scanner is not None:
+        for _ in range(2):
+            interruption.wait(BETWEEN_SCANS_SECONDS)
+            scans.append(scanner.scan())
     allocations, frames = with_stacks(procfs, pid, trace.allocations, say)
     trace = msgspec.structs.replace(trace, allocations=allocations)
     findings = find_lost(scans[-2:], trace, frames)
     if trace.sees_frees:
         findings += find_outstanding(trace, scans[-2:], frames)
-    return build_report(procfs, target, scans, findings, began_ns=began)
+    return build_report(procfs, target, scans, findings, gaps=gaps, began_ns=began)
+
+
+def _scanner(procfs: ProcFs, pid: int, gaps: list[NotJudged], say: Say) -> Scanner | None:
+    try:
+        return Scanner(procfs, pid)
+    except NotSupported as error:
+        say(f"no scan: {error.message}; what is not freed is told, and nothing proves it lost")
+        gaps.append(NotJudged(name="whether blocks are lost", bytes=None, share=None, why=error.message))
+        return None
+
+
+def _old_enough(trace: AllocationTrace, min_age: float) -> AllocationTrace:
+    latest = trace.ended_ns - int(min_age * 1e9)
+    return msgspec.structs.replace(trace, allocations=tuple(a for a in trace.allocations if a.time_ns <= latest))
+
+
+def describe_trace(trace: AllocationTrace) -> str:
+    """What a recording has seen, in a line."""
+    seen = f"{trace.engine}: {trace.seen:,} allocations recorded"
+    if trace.sampled_bytes:
+        seen += f", one in {trace.sampled_bytes >> 10:,} KiB; frees are not seen"
+    elif trace.sees_frees:
+        seen += f", {len(trace.allocations):,} not freed"
+    lost = f"{trace.lost:,} events lost"
+    return f"{seen}, {lost}" + (f", {trace.stacks_lost:,} without a stack" if trace.stacks_lost else "")
 
 
 def each(pids: Sequence[int], one: Callable[[int], Report], say: Say) -> list[Report]:

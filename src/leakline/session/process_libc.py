@@ -37,20 +37,42 @@ class LibcFunction(msgspec.Struct, frozen=True, kw_only=True):
     """In the process."""
 
 
-def find_libc(procfs: ProcFs, pid: int) -> ProcessLibc:
+def living_maps(procfs: ProcFs, pid: int, vmas: list[Vma] | None = None) -> list[Vma]:
+    """The mappings of a process that has some.
+
+    Args:
+        procfs: where it is.
+        pid: which.
+        vmas: its mappings, where they are known already.
+
+    Raises:
+        NotSupported: its first thread has ended, and others live on.
+        TargetGone: it has no memory any more.
+
+    """
+    vmas = procfs.maps(pid) if vmas is None else vmas
+    if not vmas and procfs.living_thread(pid) != pid:
+        hint = "`leakline maps` and `ps` show its memory all the same."
+        raise NotSupported(f"not supported: the first thread of process {pid} has ended, and others live on", hint=hint)
+    if not vmas:
+        raise TargetGone(f"process {pid} has no memory any more")
+    return vmas
+
+
+def find_libc(procfs: ProcFs, pid: int, vmas: list[Vma] | None = None) -> ProcessLibc:
     """The glibc that a process maps.
+
+    Args:
+        procfs: where it is.
+        pid: which.
+        vmas: its mappings, where they are known already.
 
     Raises:
         NotSupported: it is a 32-bit or static program, or another allocator serves it.
         NotPossible: libc's file was replaced, and only root can read the one that is mapped.
 
     """
-    vmas = procfs.maps(pid)
-    if not vmas and procfs.living_thread(pid) != pid:
-        hint = "`leakline maps` and `ps` show its memory all the same."
-        raise NotSupported(f"not supported: the first thread of process {pid} has ended, and others live on", hint=hint)
-    if not vmas:
-        raise TargetGone(f"process {pid} has no memory any more")
+    vmas = living_maps(procfs, pid, vmas)
     try:
         with translated(pid, "read the program"), open(procfs.root / str(pid) / "exe", "rb") as file:
             libc = require_glibc(vmas, Elf(file, f"the program of process {pid}"))

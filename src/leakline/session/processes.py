@@ -8,7 +8,6 @@ from leakline.analysis import accounting
 from leakline.errors import NotPossible
 from leakline.model.accounting import Coverage, ProcessMemory, ProcessTable
 from leakline.sources.process_table import ProcessTableReader
-from leakline.sources.procfs import ProcFs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -53,7 +52,7 @@ def process_table(machine: Machine, rows: Sequence[ProcessMemory], coverage: Cov
         processes=tuple(rows),
         totals=accounting.total("total", rows),
         coverage=coverage,
-        max_map_count=ProcFs(machine.proc).max_map_count(),
+        max_map_count=machine.max_map_count(),
         pss_is_estimate=estimated,
     )
 

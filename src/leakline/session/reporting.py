@@ -6,10 +6,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from leakline.analysis.coverage import not_judged
 from leakline.analysis.diagnosis import summarise
-from leakline.errors import LeaklineError
-from leakline.model.finding import Cost, Report, RetainedFree
+from leakline.errors import LeaklineError, ParseError
+from leakline.model.finding import Cost, Report, Reports, RetainedFree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +20,47 @@ if TYPE_CHECKING:
     from leakline.model.heap import HeapScan
     from leakline.model.vma import VmaUsage
     from leakline.sources.procfs import ProcFs
+
+_LARGEST = 1 << 62
+
+
+class _Head(msgspec.Struct):
+    schema: str
+    targets: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+def read_findings(data: bytes) -> Reports:
+    """Read what `--json` has written: one report, or several.
+
+    Raises:
+        ParseError: it is no JSON of the schema leakline.findings/1, or has amounts that no machine has.
+
+    """
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+        if head.schema != "leakline.findings/1":
+            raise ParseError(f"this is {head.schema!r}, and not leakline.findings/1", hint="A newer leakline may read it.")
+        if head.targets is msgspec.UNSET:
+            reports = Reports(targets=(msgspec.json.decode(data, type=Report),))
+        else:
+            reports = msgspec.json.decode(data, type=Reports)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ParseError(f"these are no findings of leakline: {error}") from error
+    waiting = list(reports.targets)
+    while waiting:
+        report = waiting.pop()
+        waiting += report.children
+        if not all(_is_possible(finding) for finding in report.findings):
+            raise ParseError("a finding has amounts, lines or addresses that no machine has")
+    return reports
+
+
+def _is_possible(finding: Finding) -> bool:
+    amounts = (finding.bytes, finding.blocks, finding.indirect_bytes, finding.indirect_blocks)
+    lines = [frame.line or 0 for frame in finding.stack]
+    return all(0 <= amount < _LARGEST for amount in (*amounts, *lines)) and all(
+        0 <= (f.address or 0) < 1 << 64 for f in finding.stack
+    )
 
 
 def build_report(

@@ -17,7 +17,9 @@ from leakline.session.symbolising import resolver_for
 from leakline.sources.agent import find_agent
 
 if TYPE_CHECKING:
+    from leakline.model.heap import Census
     from leakline.model.trace import AllocationTrace
+    from leakline.session.imaging import Hold
     from leakline.sources.heap_image import HeapImage
     from leakline.sources.procfs import ProcFs
     from leakline.sources.ptrace import ThreadState
@@ -37,6 +39,7 @@ class Scanner:
         stop_deadline: seconds in which each thread must stop.
         max_pause: seconds that it may stand still at a time; None for as long as it takes.
         details: what is wanted besides the lost blocks.
+        hold: how to hold it still, where somebody else of us traces it; None for the usual stop.
 
     Raises:
         NotSupported: it is no 64-bit, dynamically linked program on a glibc that leakline knows.
@@ -51,15 +54,20 @@ class Scanner:
         stop_deadline: float = STOP_DEADLINE_SECONDS,
         max_pause: float | None = None,
         details: Details | None = None,
+        hold: Hold | None = None,
     ) -> None:
         self._procfs = procfs
         self._details = details or Details()
-        self._imager = Imager(procfs, pid, stop_deadline=stop_deadline, max_pause=max_pause)
-        self._agent = find_agent(procfs, pid, procfs.maps(pid))
+        self._imager = Imager(procfs, pid, stop_deadline=stop_deadline, max_pause=max_pause, hold=hold)
+        self._agent = find_agent(procfs, pid, self._imager.vmas)
         self.trace: AllocationTrace | None = None
         """Who allocated what the last look calls lost, where leakline's agent recorded it."""
         self.image: HeapImage | None = None
         """The process as the last look found it."""
+
+    def expected_pause_ns(self) -> tuple[int, int]:
+        """How long a look would hold the process still, and the bytes that it copies."""
+        return self._imager.expected_pause_ns()
 
     def scan(self) -> HeapScan:
         """Look once.
@@ -108,8 +116,14 @@ class Scanner:
         lost = tuple(msgspec.structs.replace(block, kind="possible", leader=block.address) for block, _ in (agreed or {}).values())
         return msgspec.structs.replace(scans[-1], lost=lost, stopped_ns=stopped_ns, looks=looks)
 
+    def stacks(self, census: Census) -> dict[int, tuple[int, ...]]:
+        """The return addresses of a census's sites, by their numbers."""
+        numbers = {group.site for group in census.groups if group.site is not None}
+        return {} if self._agent is None or not numbers else self._agent.stacks(numbers)
+
     def _search(self, image: HeapImage, began_ns: int) -> HeapScan:
-        scan = search(image, resolver_for(self._procfs, image.pid, image.vmas), began_ns, self._details)
+        records = self._agent.records(image.copy.runs) if self._agent is not None and self._details.census else None
+        scan = search(image, resolver_for(self._procfs, image.pid, image.vmas), began_ns, self._details, records)
         if self._agent is None:
             return scan
         started = self._procfs.stat(image.pid).start_ticks / os.sysconf("SC_CLK_TCK")

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from leakline.analysis.roots import ThreadStack, dead_stack, ended_stacks, stack_bounds
+from leakline.analysis.roots import dead_stack, ended_stacks
 from leakline.analysis.streams import unused_buffers
 from leakline.errors import NotPossible
 from leakline.model.heap import BlockGroup, BlockTotal, Census, HeapScan, LeakKind, LostBlock
 from leakline.model.ranges import Range, subtract, union
 from leakline.native.heap import INDIRECT, POSSIBLE, REACHABLE, UNREACHED, Heap
 from leakline.session.explaining import explain
+from leakline.session.thread_stacks import thread_stacks
 from leakline.sources.allocators.glibc import Arena, Moment, add_blocks, find_arenas, find_main_arena
 from leakline.sources.remote_memory import holds_pointers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from leakline.native.heap import RawGroup
+    from leakline.native.heap import RawGroup, SiteRecords
     from leakline.sources.heap_image import HeapImage
     from leakline.symbols.resolver import Resolver
 
@@ -43,7 +44,7 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
     """An address: who holds the block there."""
 
 
-def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details) -> HeapScan:
+def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details, records: SiteRecords | None = None) -> HeapScan:
     """What is lost in it.
 
     Args:
@@ -51,6 +52,7 @@ def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details
         resolver: names the data that blocks' first words point to.
         began_ns: CLOCK_MONOTONIC when the look began.
         details: what else is wanted.
+        records: who allocated its blocks, where an agent recorded that.
 
     Raises:
         NotPossible: its heap was not found.
@@ -66,11 +68,11 @@ def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details
         code = [(vma.start, vma.end) for vma in image.vmas if vma.is_file and vma.perms[2] == "x"]
         ended = ended_stacks(((state.tid, state.thread_pointer) for state in image.threads), image.copy.words)
         roots, values = _roots(image, layout.bookkeeping), [*_values(image, ended), *image.held]
+        heap.arenas([(arena.address, arena.address + image.version.arena.size) for arena in arenas])
         heap.leave_out(_left_over(image, ended.values()))
-        heap.mark(roots, values, files, code)
+        groups = heap.mark(roots, values, files, code, census=details.census, records=records)
         blocks, sizes = heap.totals()
         raw = list(heap.lost())
-        groups = heap.census(files) if details.census else []
         reason = None if details.why is None else heap.path(details.why, roots, values)
         referrers = heap.referrers(details.why) if details.why is not None and reason == "not reached" else []
     types = resolver.data_symbols({block.first_word for block in raw} | {group.first_word for group in groups if group.first_word})
@@ -117,16 +119,16 @@ def _with_text(lost: Sequence[LostBlock], image: HeapImage) -> tuple[LostBlock, 
 
 
 def _census(groups: Sequence[RawGroup], types: Mapping[int, str]) -> Census:
-    sums: dict[tuple[int, str | None, int], tuple[int, int]] = {}
+    sums: dict[tuple[int, str | None, int, int], tuple[int, int]] = {}
     for group in groups:
-        key = group.state, types.get(group.first_word), group.size
+        key = group.state, types.get(group.first_word), group.size, group.site
         blocks, size = sums.get(key, (0, 0))
         sums[key] = blocks + group.blocks, size + group.bytes
     found = [
-        BlockGroup(kind=_KINDS.get(state, "reachable"), type=kind, size=size or None, blocks=blocks, bytes=total)
-        for (state, kind, size), (blocks, total) in sums.items()
+        BlockGroup(kind=_KINDS.get(state, "reachable"), type=kind, size=size or None, blocks=blocks, bytes=total, site=site or None)
+        for (state, kind, size, site), (blocks, total) in sums.items()
     ]
-    found.sort(key=lambda group: (-group.bytes, group.kind, group.type or "", group.size or 0))
+    found.sort(key=lambda group: (-group.bytes, group.kind, group.type or "", group.size or 0, group.site or 0))
     return Census(taken=datetime.now(UTC).isoformat(timespec="milliseconds"), groups=tuple(found))
 
 
@@ -146,8 +148,7 @@ def _arenas(image: HeapImage) -> tuple[list[Arena], list[str]]:
 def _moment(image: HeapImage) -> Moment:
     if image.ran_on:
         return "running"
-    code = [vma for vma in image.vmas if image.is_libc(vma) and "x" in vma.perms]
-    return "at work" if len(image.threads) == 1 and image.threads[0].may_be_in_malloc(code) else "at rest"
+    return "at work" if len(image.threads) == 1 and image.threads[0].may_be_in_malloc(image.libc_code) else "at rest"
 
 
 def _roots(image: HeapImage, bookkeeping: Sequence[Range]) -> list[Range]:
@@ -158,17 +159,9 @@ def _roots(image: HeapImage, bookkeeping: Sequence[Range]) -> list[Range]:
 
 def _left_over(image: HeapImage, ended: Iterable[Range]) -> list[Range]:
     """Memory that is in use, and holds only what was there before."""
-    stack_of_first = next((vma for vma in image.vmas if vma.path == "[stack]"), None)
-    bounds: list[tuple[ThreadStack, Range | None]] = []
-    for state in image.threads:
-        thread = ThreadStack(stack_pointer=state.stack_pointer, thread_pointer=state.thread_pointer)
-        if stack_of_first is not None and state.stack_pointer in stack_of_first:
-            bounds.append((thread, (stack_of_first.start, stack_of_first.end)))
-        else:
-            bounds.append((thread, stack_bounds(thread, image.copy.words)))
     pieces = (piece for vma in image.vmas if image.is_libc(vma) for piece in image.copy.pieces(vma.start, vma.end))
     libc = (image.copy.words(start, (end - start) // 8) for start, end in pieces)
-    return union([*dead_stack(bounds), *ended, *unused_buffers(libc, image.copy.words)])
+    return union([*dead_stack(thread_stacks(image)), *ended, *unused_buffers(libc, image.copy.words)])
 
 
 def _values(image: HeapImage, ended: Iterable[int]) -> list[int]:
@@ -179,7 +172,7 @@ def _values(image: HeapImage, ended: Iterable[int]) -> list[int]:
     Such a table is allocated, and known by a pointer behind its first entry (sysdeps/x86_64/nptl/tls.h). That of an ended thread is
     kept with its stack.
     """
-    code = [vma for vma in image.vmas if image.is_libc(vma) and "x" in vma.perms]
+    code = image.libc_code
     waiting = {t.tid for t in image.threads if t.in_system_call and any(t.instruction_pointer in vma for vma in code)}
     registers = [word for t in image.threads for word in (t.lasting if t.tid in waiting else (*t.registers, *t.extended))]
     descriptors = [state.thread_pointer for state in image.threads if state.thread_pointer]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from typing import TYPE_CHECKING
 
@@ -16,39 +17,80 @@ if TYPE_CHECKING:
     from leakline.sources.procfs import ProcFs
 
 
-def select(procfs: ProcFs, pids: Sequence[int], name: str | None) -> list[int]:
-    """The processes that are named by pid, and those whose command or program name the expression finds.
+def select(
+    procfs: ProcFs, pids: Sequence[int], name: str | None, *, user: str | None = None, cgroup: str | None = None
+) -> list[int]:
+    """The processes that are named by pid, and those that all of the other words fit.
+
+    Args:
+        procfs: where.
+        pids: numbers.
+        name: an expression that their command or program name has.
+        user: name or number of whom they belong to.
+        cgroup: the control group that they are in, or one above it.
 
     Raises:
-        InvalidRequest: the expression is not one, or nothing was named.
-        TargetGone: no process has such a name.
+        InvalidRequest: the expression is not one, there is no such user, or nothing was named.
+        TargetGone: no process is like that.
 
     """
     chosen = list(dict.fromkeys(pids))
-    if name is None:
+    if name is None and user is None and cgroup is None:
         if not chosen:
-            raise InvalidRequest("no target", hint="Give PIDs, or --name REGEX, or -- COMMAND.")
+            raise InvalidRequest("no target", hint="Give PIDs, --name REGEX, --user NAME, --cgroup PATH, or -- COMMAND.")
         return chosen
     try:
-        pattern = re.compile(name)
+        pattern = None if name is None else re.compile(name)
     except re.error as error:
         raise InvalidRequest(f"--name {name!r} is not a regular expression: {error}") from error
+    uid = None if user is None else _uid(user)
+    group = None if cgroup is None else "/" + cgroup.strip("/")
     ours = ancestry(procfs)
     for pid in procfs.pids():
         if pid in ours or pid in chosen:
             continue
         try:
-            stat = procfs.stat(pid)
-            program = os.path.basename(next(iter(procfs.arguments(pid)), ""))
+            if _fits(procfs, pid, pattern, uid, group):
+                chosen.append(pid)
         except LeaklineError:
             continue  # it ended meanwhile, or belongs to somebody who hides it
-        if not stat.is_kernel_thread and not stat.is_zombie and (pattern.search(stat.command) or pattern.search(program)):
-            chosen.append(pid)
     if not chosen:
-        raise TargetGone(
-            f"no process is named like {name!r}", hint="`ps -e` shows what there is; the name is a regular expression."
-        )
+        raise TargetGone(f"no process {_words(name, user, group)}", hint="`leakline ps` shows what there is.")
     return chosen
+
+
+def _fits(procfs: ProcFs, pid: int, pattern: re.Pattern[str] | None, uid: int | None, group: str | None) -> bool:
+    stat = procfs.stat(pid)
+    if stat.is_kernel_thread or stat.is_zombie:
+        return False
+    if uid is not None and procfs.status(pid).uid != uid:
+        return False
+    if group is not None:
+        own = procfs.memory_cgroup(pid)
+        if own is None or (own != group and not own.startswith(group.rstrip("/") + "/")):
+            return False
+    program = os.path.basename(next(iter(procfs.arguments(pid)), ""))
+    return pattern is None or bool(pattern.search(stat.command) or pattern.search(program))
+
+
+def _uid(user: str) -> int:
+    if user.isdecimal():
+        return int(user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError as error:
+        raise InvalidRequest(f"there is no user {user!r}", hint="Give a name or a number of /etc/passwd.") from error
+
+
+def _words(name: str | None, user: str | None, group: str | None) -> str:
+    words = []
+    if name is not None:
+        words.append(f"is named like {name!r}")
+    if user is not None:
+        words.append(f"belongs to {user}")
+    if group is not None:
+        words.append(f"is in the control group {group}")
+    return " and ".join(words)
 
 
 def ancestry(procfs: ProcFs) -> set[int]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 from leakline.analysis.diagnosis import fits
 from leakline.errors import NotPossible, NotSupported, PermissionNeeded
 from leakline.model.trace import Allocation, AllocationTrace, StackTop
+from leakline.session.process_allocator import find_allocator
 from leakline.session.process_libc import find_functions, find_libc
-from leakline.sources.bpf import FUNCTIONS, HeapRecorder
+from leakline.sources.bpf import EVERYTHING, HeapRecorder, RecordingOptions
 from leakline.sources.perf_events import MOST_BREAKPOINTS, Breakpoints, Hit
 
 if TYPE_CHECKING:
@@ -57,22 +58,30 @@ class BpfRecorder:
 
     """
 
-    def __init__(self, procfs: ProcFs, pid: int, interruption: Interruption, min_size: int = 0) -> None:
+    def __init__(self, procfs: ProcFs, pid: int, interruption: Interruption, options: RecordingOptions) -> None:
         self._interruption = interruption
-        libc = find_libc(procfs, pid)
-        functions = find_functions(libc, FUNCTIONS)
+        allocator = find_allocator(procfs, pid)
         self._recorder = HeapRecorder()
         try:
-            self._recorder.attach(pid, libc.path, {f.name: f.offset for f in functions.values()}, min_size)
+            self._recorder.attach(pid, allocator.path, allocator.functions, allocator.code, options)
         except BaseException:
             self._recorder.close()
             raise
+        self.description = f"{self._recorder.probes} on {allocator.name}"
+
+    def recorded(self) -> int:
+        """How many allocations were recorded so far, freed ones too."""
+        return self._recorder.recorded()
 
     def __enter__(self) -> Self:
         """Nothing more to do: the probes are in."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Take the probes out."""
+        self.close()
+
+    def close(self) -> None:
         """Take the probes out."""
         self._recorder.close()
 
@@ -178,7 +187,7 @@ def open_recorder(
     *,
     lost_sizes: Callable[[], Collection[int]],
     via: Via = "auto",
-    min_size: int = 0,
+    options: RecordingOptions = EVERYTHING,
 ) -> Recorder:
     """The best recorder that is allowed here: BPF, else breakpoints.
 
@@ -189,7 +198,7 @@ def open_recorder(
         say: hears which recorder it is, and why.
         lost_sizes: tells the usable sizes of lost blocks, for breakpoints, which are few and must know what to look for.
         via: which one to use.
-        min_size: requests below are not recorded (BPF).
+        options: of which allocations what is recorded (BPF).
 
     Raises:
         PermissionNeeded: none is allowed; the hint says what would help.
@@ -198,7 +207,7 @@ def open_recorder(
     """
     if via != "breakpoint":
         try:
-            recorder = BpfRecorder(procfs, pid, interruption, min_size)
+            recorder = BpfRecorder(procfs, pid, interruption, options)
         except NotSupported:
             raise
         except (PermissionNeeded, NotPossible) as error:
@@ -206,7 +215,8 @@ def open_recorder(
                 raise
             say(f"no BPF ({error.message}); trying hardware breakpoints, which need no privilege")
         else:
-            say("recording by BPF: every allocation costs the target some microseconds until this ends")
+            what = "every allocation and free" if not options.sampled_bytes else "every allocation"
+            say(f"recording by BPF ({recorder.description}): {what} costs the target a microsecond or some until this ends")
             return recorder
     sizes = lost_sizes()
     if not sizes:

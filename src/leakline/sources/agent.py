@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from contextlib import closing
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from leakline.errors import ParseError
 from leakline.formats.elf import Elf
+from leakline.native.heap import MemoryCopy, SiteRecords
 from leakline.native.parts import AGENT
-from leakline.sources.remote_memory import RemoteMemory
+from leakline.sources.remote_memory import PAGE, PageMap, RemoteMemory, buffer_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 Phase = Literal["starting", "recording", "waiting", "off"]
 _PHASES: tuple[Phase, ...] = ("starting", "recording", "waiting", "off")
-_MAGIC, _VERSION = 0x656E696C6B61656C, 1
+_MAGIC, _VERSION = 0x656E696C6B61656C, 2
 _MOST_RANGES = 32
 _UNKNOWN_SIZE = 0xFFFFFFFF
 _MOST_FRAMES = 1 << 12
@@ -58,10 +60,22 @@ class _State(ctypes.Structure):
         ("n_own", ctypes.c_uint64),
         ("shadow_enabled", ctypes.c_uint64),
         ("why_off", ctypes.c_char * 128),
+        ("threads", ctypes.c_uint64),
+        ("forked", ctypes.c_uint64),
+        ("table", ctypes.c_uint64),
+        ("first_slots", ctypes.c_uint64),
+        ("table_levels", ctypes.c_uint32),
+        ("other_allocator", ctypes.c_uint32),
     )
 
 
 _SITE = struct.Struct("<IHHII")
+_REACHED_OUTERMOST = 1
+_MOST_SITE_FRAMES = 64
+_THREAD_WORDS, _MOST_THREADS = 8, 1024  # struct thread of native/agent/agent.h: allocations, misses, truncated come first
+_SLOT = struct.Struct("<QII")
+_MOST_LEVELS = 32
+_PIECE = 1 << 24
 
 
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,8 +97,14 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """Rbx rbp r12 r13 r14 r15, then."""
     own: tuple[Range, ...]
     """Memory of the agent itself: it holds no pointers of the program's."""
+    forked: bool
+    """It is a copy of its parent, which has started no program of its own yet."""
     shadow_enabled: int
     """Bytes of the table of sites and sizes that can be written."""
+    keeps_table: bool
+    """It keeps the live blocks in a table, as there is no room for a shadow, or the allocator is not glibc's."""
+    other_allocator: bool
+    """The program's allocator is not glibc's: what is live is known, what is lost is not."""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -94,6 +114,17 @@ class Recorded(msgspec.Struct, frozen=True):
     """As requested; None where that is not known."""
     stack: tuple[int, ...]
     """Return addresses, the allocator's caller first."""
+    cut: Literal["no call frame information", "too deep"] | None = None
+    """Why the stack ends before the program's outermost frame."""
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """What a process has allocated."""
+
+    allocations: int
+    memo_hits: int
+    memo_misses: int
+    truncated: int
 
 
 class Agent:
@@ -110,9 +141,12 @@ class Agent:
     """
 
     def __init__(self, procfs: ProcFs, pid: int, address: int) -> None:
+        self._procfs, self._pid = procfs, pid
         self._memory = RemoteMemory(procfs.root, pid)
-        self._address = address
+        self.address = address
+        """Of its struct agent_state."""
         self._stacks: dict[int, tuple[int, ...]] = {}
+        self._cut: dict[int, Literal["no call frame information", "too deep"]] = {}
         self.state()
 
     def state(self) -> AgentState:
@@ -129,11 +163,22 @@ class Agent:
             waiting_stack_pointer=raw.waiting_sp,
             waiting_registers=tuple(raw.waiting_registers),
             own=tuple((r.start, r.end) for r in raw.own[: min(raw.n_own, _MOST_RANGES)] if r.start < r.end),
+            forked=bool(raw.forked),
             shadow_enabled=raw.shadow_enabled,
+            keeps_table=bool(raw.table),
+            other_allocator=bool(raw.other_allocator),
         )
 
+    def counts(self) -> Counts:
+        """The sums over all threads, as they are now."""
+        raw = self._raw()
+        data = self._memory.read(raw.threads, _MOST_THREADS * _THREAD_WORDS * 8) if raw.threads else b""
+        words = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
+        allocations, misses, truncated = (sum(words[place::_THREAD_WORDS]) for place in range(3))
+        return Counts(allocations, max(allocations - misses, 0), misses, truncated)
+
     def _raw(self) -> _State:
-        data = self._memory.read(self._address, ctypes.sizeof(_State))
+        data = self._memory.read(self.address, ctypes.sizeof(_State))
         if len(data) < ctypes.sizeof(_State):
             raise ParseError("the agent's tables cannot be read", hint="Start the program with `leakline run` again.")
         raw = _State.from_buffer_copy(data)
@@ -147,6 +192,9 @@ class Agent:
         """Who allocated the blocks at these addresses; those of which nothing is known are left out."""
         raw = self._raw()
         wanted = list(addresses)
+        if raw.table:
+            live = self._live(raw)
+            return {address: live[address] for address in wanted if address in live}
         if not raw.shadow:
             return {}
         entries = self._memory.gather([raw.shadow + (address >> 4) * 4 for address in wanted], 8)
@@ -155,7 +203,46 @@ class Agent:
             site, size = struct.unpack("<II", entry) if len(entry) == 8 else (0, 0)
             stack = self._stack(raw, site)
             if stack:
-                found[address] = Recorded(None if size == _UNKNOWN_SIZE else size, stack)
+                found[address] = Recorded(None if size == _UNKNOWN_SIZE else size, stack, self._cut.get(site))
+        return found
+
+    def records(self, runs: Sequence[Range]) -> SiteRecords:
+        """What is recorded of the blocks in these runs of memory, as it is now."""
+        raw = self._raw()
+        if not raw.shadow:
+            return SiteRecords(copy=MemoryCopy(buffer_for(PAGE), []), table=0)
+        first = raw.shadow + (min((start for start, _ in runs), default=0) >> 4) * 4
+        last = raw.shadow + (max((end for _, end in runs), default=0) >> 4) * 4 + PAGE
+        # What was never needed is reserved, but not to be read.
+        table = [v for v in self._procfs.maps(self._pid) if "rw" in v.perms and v.start < last and first < v.end]
+        table = [msgspec.structs.replace(v, start=max(v.start, first & -PAGE), end=min(v.end, last & -PAGE)) for v in table]
+        with PageMap(self._procfs.root, self._pid) as pages:
+            written = pages.own_runs(table)
+        buffer = buffer_for(sum(end - start for start, end in written))
+        with closing(self._memory):
+            return SiteRecords(copy=MemoryCopy(buffer, self._memory.copy(written, buffer)), table=raw.shadow)
+
+    def stacks(self, numbers: Iterable[int]) -> dict[int, tuple[int, ...]]:
+        """The return addresses of sites, by their numbers; those that there are not are left out."""
+        raw = self._raw()
+        return {number: stack for number in numbers if (stack := self._stack(raw, number))}
+
+    def outstanding(self) -> dict[int, Recorded]:
+        """The blocks that are live, by address; none where the agent keeps no table of them."""
+        raw = self._raw()
+        return self._live(raw) if raw.table else {}
+
+    def _live(self, raw: _State) -> dict[int, Recorded]:
+        if raw.table_levels > _MOST_LEVELS:
+            raise ParseError("the agent's table of blocks is damaged", hint="Start the program with `leakline run` again.")
+        found = {}
+        end = raw.table + raw.first_slots * ((1 << raw.table_levels) - 1) * _SLOT.size
+        for start in range(raw.table, end, _PIECE):
+            data = self._memory.read(start, min(_PIECE, end - start))
+            for address, site, size in _SLOT.iter_unpack(data[: len(data) // _SLOT.size * _SLOT.size]):
+                stack = self._stack(raw, site) if address else ()
+                if stack:
+                    found[address] = Recorded(None if size == _UNKNOWN_SIZE else size, stack, self._cut.get(site))
         return found
 
     def _stack(self, raw: _State, number: int) -> tuple[int, ...]:
@@ -163,11 +250,13 @@ class Agent:
             return ()
         if number not in self._stacks:
             data = self._memory.read(raw.sites + number * _SITE.size, _SITE.size)
-            first, count, *_ = _SITE.unpack(data) if len(data) == _SITE.size else (0, 0)
+            first, count, flags, *_ = _SITE.unpack(data) if len(data) == _SITE.size else (0, 0, _REACHED_OUTERMOST)
             frames = (
                 self._memory.read(raw.frames + 8 * first, 8 * min(count, _MOST_FRAMES)) if first + count <= raw.n_frames else b""
             )
             self._stacks[number] = struct.unpack(f"<{len(frames) // 8}Q", frames[: len(frames) // 8 * 8])
+            if not flags & _REACHED_OUTERMOST:
+                self._cut[number] = "too deep" if count >= _MOST_SITE_FRAMES else "no call frame information"
         return self._stacks[number]
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from leakline.model.vma import Vma
 from leakline.native.heap import MemoryCopy
 from leakline.sources.allocators.glibc import GlibcVersion
 from leakline.sources.ptrace import ThreadState
+
+
+def libc_code(vmas: Iterable[Vma], libc: tuple[tuple[int, int], int]) -> list[Vma]:
+    """The executable mappings of the libc with that device and inode."""
+    return [vma for vma in vmas if (vma.device, vma.inode) == libc and "x" in vma.perms]
 
 
 class HeapImage(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +44,11 @@ class HeapImage(msgspec.Struct, frozen=True, kw_only=True):
     def allocator(self) -> str:
         """As recognised, such as `glibc 2.36`."""
         return f"glibc {self.version}"
+
+    @property
+    def libc_code(self) -> list[Vma]:
+        """The executable mappings of its libc."""
+        return libc_code(self.vmas, self.libc)
 
     def is_libc(self, vma: Vma) -> bool:
         """Whether the mapping is of its libc."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import msgspec
 
-from leakline.errors import ParseError
+from leakline.errors import NotPossible, ParseError
 from leakline.model.memory import MemoryUsage
 from leakline.model.vma import Vma, VmaUsage
-from leakline.sources.parsing import kilobytes, text
+from leakline.sources.parsing import kilobytes, pieces_of, text
 
-# Compiled when they are met first: `ps` reads smaps_rollup, and never does.
-_TAIL = rb"(?s)([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)(?: +(.*))?"
-_FIELD = rb"(?s)([A-Z][A-Za-z_]+):\s+(.*)"
-
+_PERMS = (b"r-", b"w-", b"x-", b"ps")
+_HEXADECIMAL = b"0123456789abcdef"
 
 _Tail = tuple[str, int, tuple[int, int], int, str | None]
 
@@ -30,10 +29,17 @@ class _Tails(dict[bytes, _Tail]):
     """Permissions, offset, device, inode and path: what follows the addresses. Many mappings have the same."""
 
     def __missing__(self, tail: bytes) -> _Tail:
-        match = re.fullmatch(_TAIL, tail)
-        if match is None:
+        # Not by a regular expression: to compile it takes as long as to read a hundred mappings.
+        words = tail.split(b" ", 4)
+        if len(words) < 4 or len(words[0]) != 4 or not words[3].isdigit():
             raise ParseError(f"maps: not a mapping: {tail[:80]!r}")
-        perms, offset, major, minor, inode, path = match.groups()
+        perms, offset, device, inode = words[:4]
+        major, _, minor = device.partition(b":")
+        if any(letter not in known for letter, known in zip(perms, _PERMS, strict=True)) or not all(
+            number and not number.strip(_HEXADECIMAL) for number in (offset, major, minor)
+        ):
+            raise ParseError(f"maps: not a mapping: {tail[:80]!r}")
+        path = words[4].lstrip(b" ") if len(words) > 4 else b""
         name = path_of(path) if path else None
         found = self[tail] = perms.decode(), int(offset, 16), (int(major, 16), int(minor, 16)), int(inode), name
         return found
@@ -74,10 +80,10 @@ class _Lines(dict[bytes, tuple[bytes, int]]):
     """`Key:   123 kB` lines as key and bytes; the same lines come again and again. Other fields count as -1."""
 
     def __missing__(self, line: bytes) -> tuple[bytes, int]:
-        match = re.fullmatch(_FIELD, line)
-        if match is None:
+        key, colon, value = line.partition(b":")
+        if not (colon and len(key) > 1 and key[:1].isupper() and key.replace(b"_", b"").isalpha() and value[:1].isspace()):
             raise ParseError(f"smaps: not a field: {line[:80]!r}")
-        key, value = match.groups()
+        value = value.lstrip()
         pair = self[line] = key, kilobytes(value, "smaps") if value.endswith(b" kB") else -1
         return pair
 
@@ -213,6 +219,42 @@ class SmapsReader:
             if head or lines:
                 yield _vma(head, self._rests.tails), self._rests.bodies[b"\n".join(lines)], ()
             head, lines = line, []
+
+    def cut(self, mappings: Iterable[tuple[int, ...]], texts: Iterable[tuple[bytes, bytes]]) -> list[VmaUsage]:
+        """Mappings that are cut already, each with the index of its text.
+
+        Raises:
+            ParseError: a text has another form.
+
+        """
+        tails, bodies = [], []
+        for rest, words in texts:
+            tail, a = self._rests[rest]
+            tails.append(tail)
+            bodies.append((a.usage, a.thp, a.locked, a.hugetlb, a.private_hugetlb, a.ksm, self._flags[words]))
+        return [VmaUsage(Vma(start, end, *tails[index]), *bodies[index]) for start, end, index in mappings]
+
+
+def read_smaps(path: str) -> list[VmaUsage]:
+    """The mappings of a smaps file, with what each holds.
+
+    Raises:
+        OSError: what the kernel answers.
+        ParseError: it is cut short, or of another form.
+
+    """
+    from leakline.native.blocks import read_blocks
+
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        with suppress(NotPossible):
+            blocks = read_blocks(file)
+            if blocks is not None:
+                return SmapsReader().cut(*blocks)
+    finally:
+        os.close(file)
+    # The kernel gives a page of smaps at a time (fs/seq_file.c).
+    return parse_smaps(pieces_of(path, 1 << 14))
 
 
 def parse_smaps(pieces: Iterable[bytes]) -> list[VmaUsage]:

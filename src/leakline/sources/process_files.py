@@ -49,7 +49,9 @@ def parse_status(data: bytes) -> ProcessStatus:
     return ProcessStatus(
         uid=integer(uid, "status"),
         tracer_pid=integer(tracer, "status"),
+        tgid=integer(fields[b"Tgid"], "status") if b"Tgid" in fields else None,
         threads=integer(fields[b"Threads"], "status") if b"Threads" in fields else None,
+        own_pid=integer(fields[b"NSpid"].split()[-1], "status") if fields.get(b"NSpid") else None,
         process=integer(fields[b"Tgid"], "status") if b"Tgid" in fields else None,
         caught=_mask(fields.get(b"SigCgt", b"0")),
     )

@@ -1,25 +1,30 @@
-"""All processes at the price of reading their files: the kernel's page-table walk in smaps_rollup is most of it."""
+"""All processes at the price of reading their files: the kernel's page-table walk in smaps_rollup is most of it.
+
+`ps --json` is done before the library of records would be loaded: what makes records here imports them when it does.
+"""
 
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
-from leakline.errors import ParseError, TargetGone
-from leakline.model.accounting import Coverage, ProcessMemory
-from leakline.model.names import readable
-from leakline.sources.maps import parse_smaps
-from leakline.sources.parsing import text
-from leakline.sources.process_files import memory_cgroup, parse_stat
-from leakline.sources.rollup import KEYS, Rollup, slurp
+from leakline.errors import NotPossible, ParseError, TargetGone
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from leakline.model.vma import VmaUsage
+    from leakline.model.accounting import Coverage, ProcessMemory
     from leakline.sources.machine import Machine
+    from leakline.sources.one_process import ProcessReader
 
+Fields = tuple[Any, ...]
+"""The fields of a ProcessMemory, in its order."""
+FIELDS = (
+    *("pid", "ppid", "user", "command", "cmdline", "vss", "rss", "pss", "uss", "swap", "swap_pss", "pss_anon", "pss_file"),
+    *("pss_shmem", "lazy_free", "thp", "hugetlb", "locked", "ksm", "threads", "start_ticks", "started", "page_tables", "vmas"),
+    *("cgroup", "container"),
+)
+_MOST_DIGITS = 18
 _DEMANDED = {"page_tables": "status", "vmas": "maps", "cgroup": "cgroup", "container": "cgroup"}
 
 
@@ -38,45 +43,109 @@ class ProcessTableReader:
         self._demanded = {name: _DEMANDED[name] for name in demanded if name in _DEMANDED}
         self._boot_time = _boot_time(machine) if "started" in demanded else None
         self._gentle = gentle
-        self._rollup = Rollup()
         self._vanished = self._kernel_threads = self._zombies = self._readable = self._seen = 0
 
     def read(self) -> tuple[list[ProcessMemory], Coverage]:
         """One pass."""
-        rows = []
+        from leakline.model.accounting import Coverage, ProcessMemory
+
+        rows = self.read_fields()
+        # By position: by name a record of so many fields takes ten times as long to make.
+        return [ProcessMemory(*row) for row in rows], Coverage(**self.seen())
+
+    def seen(self) -> dict[str, int]:
+        """How much the passes so far saw: the fields of Coverage."""
+        return {
+            "seen": self._seen - self._kernel_threads,
+            "readable": self._readable,
+            "vanished": self._vanished,
+            "kernel_threads": self._kernel_threads,
+            "zombies": self._zombies,
+        }
+
+    def read_fields(self) -> list[Fields]:
+        """One pass, without making records."""
         proc = os.open(self._machine.proc, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for name in os.listdir(proc):
-                if not name.isdigit():
-                    continue
-                self._seen += 1
-                try:
-                    folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
-                except (FileNotFoundError, ProcessLookupError):
-                    self._vanished += 1
-                    continue
-                except OSError:
-                    continue  # seen, but hidden from us (hidepid)
-                # The descriptor belongs to this process: a later one of the same number answers ESRCH through it.
-                try:
-                    row = self._process(int(name), folder)
-                except (FileNotFoundError, ProcessLookupError, ParseError):
-                    self._vanished += 1
-                    continue
-                finally:
-                    os.close(folder)
-                if row is not None:
-                    rows.append(row)
+            rows, left = self._in_c(proc)
+            return rows + self._one_by_one(proc, left) if left else rows
         finally:
             os.close(proc)
-        coverage = Coverage(
-            seen=self._seen - self._kernel_threads,
-            readable=self._readable,
-            vanished=self._vanished,
-            kernel_threads=self._kernel_threads,
-            zombies=self._zombies,
-        )
-        return rows, coverage
+
+    def _in_c(self, proc: int) -> tuple[list[Fields], list[str]]:
+        """The ordinary ones, and the names of those that are left."""
+        if self._machine.live and not self._demanded and not self._gentle:
+            try:
+                from leakline.native.processes import read_processes
+
+                found, names = read_processes(proc, self._machine.page_size)
+            except NotPossible:
+                pass
+            else:
+                return self._of_c(found, names)
+        return [], [name for name in os.listdir(proc) if name.isdigit()]
+
+    def _of_c(self, found: Iterable[tuple[int, ...]], names: bytes) -> tuple[list[Fields], list[str]]:
+        from leakline.native.processes import KERNEL_THREAD, LEFT, READ, UNREADABLE, ZOMBIE
+
+        rows: list[Fields] = []
+        left = []
+        counts = [0] * (LEFT + 1)
+        user, ticks, boot_time = self._machine.user, self._machine.ticks_per_second, self._boot_time
+        ascii_names = names.decode("latin-1")
+        for status, at, length, end, plain, pid, ppid, uid, *rest in found:
+            counts[status] += 1
+            if status > UNREADABLE:
+                if status == LEFT:
+                    left.append(str(pid))
+                continue
+            middle = at + length
+            cmdline: str | None
+            if plain:
+                command, cmdline = ascii_names[at:middle], None if end < 0 else ascii_names[middle:end]
+            else:
+                command = names[at:middle].decode("utf-8", "backslashreplace")
+                cmdline = None if end < 0 else names[middle:end].decode("utf-8", "backslashreplace")
+            values: Sequence[int | None] = [None if value < 0 else value for value in rest] if -1 in rest else rest
+            started = None if boot_time is None else boot_time + rest[-1] / ticks
+            rows.append((pid, ppid, user(uid), command, cmdline, *values, started, None, None, None, None))
+        self._kernel_threads += counts[KERNEL_THREAD]
+        self._zombies += counts[ZOMBIE]
+        self._readable += counts[READ]
+        self._seen += sum(counts) - counts[LEFT]
+        return rows, left
+
+    def _one_by_one(self, proc: int, names: Sequence[str]) -> list[Fields]:
+        reader = self._reader()
+        rows = []
+        for name in names:
+            self._seen += 1
+            try:
+                folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+            except (FileNotFoundError, ProcessLookupError):
+                self._vanished += 1
+                continue
+            except OSError:
+                continue  # seen, but hidden from us (hidepid)
+            # The descriptor belongs to this process: a later one of the same number answers ESRCH through it.
+            try:
+                row = reader.read(int(name), folder)
+            except (FileNotFoundError, ProcessLookupError, ParseError):
+                self._vanished += 1
+                continue
+            finally:
+                os.close(folder)
+            if row is not None:
+                rows.append(row)
+        self._readable += reader.readable
+        self._kernel_threads += reader.kernel_threads
+        self._zombies += reader.zombies
+        return rows
+
+    def _reader(self) -> ProcessReader:
+        from leakline.sources.one_process import ProcessReader
+
+        return ProcessReader(self._machine, self._demanded, self._boot_time, gentle=self._gentle)
 
     def read_one(self, pid: int) -> ProcessMemory:
         """One process.
@@ -85,172 +154,23 @@ class ProcessTableReader:
             TargetGone: there is none, or it has no memory of its own.
 
         """
+        from leakline.model.accounting import ProcessMemory
         from leakline.sources.procfs import translated
 
         with translated(pid, "look at the files"):
             folder = os.open(self._machine.proc / str(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                row = self._process(pid, folder)
+                row = self._reader().read(pid, folder)
             finally:
                 os.close(folder)
         if row is None:
             raise TargetGone(f"process {pid} has no memory of its own: it has ended, or is a kernel thread")
-        return row
-
-    def _process(self, pid: int, folder: int) -> ProcessMemory | None:
-        values: Sequence[int | None] | None
-        thread = ""
-        try:
-            values = self._amounts(folder, "")
-        except PermissionError:
-            values = None
-        except (ProcessLookupError, FileNotFoundError):
-            stat = parse_stat(slurp("stat", folder))
-            if stat.is_kernel_thread:
-                self._kernel_threads += 1
-                return None
-            if stat.is_zombie:
-                found = self._of_another_thread(pid, folder, stat.threads)
-                if found is None:
-                    self._zombies += 1
-                    return None
-                thread, values = found
-            elif self._machine.live:
-                raise
-            else:
-                values = None  # a capture lacks what could not be read when it was taken
-        stat_data = slurp("stat", folder)
-        stat = parse_stat(stat_data)
-        cmdline = slurp(f"{thread}cmdline", folder)
-        # The folder belongs to the effective user, whether the process may be dumped or not (fs/proc/base.c, task_dump_owner()).
-        uid = os.fstat(folder).st_uid if self._machine.live else _uid(folder)
-        self._readable += values is not None
-        vss, rss = _sizes(slurp(f"{thread}stat", folder) if thread else stat_data, self._machine.page_size)
-        v = values or [None] * len(KEYS)
-        clean, dirty, shared_huge, private_huge = v[2], v[3], v[12], v[13]
-        extra = self._on_demand(folder, thread) if self._demanded else {}
-        started = None if self._boot_time is None else self._boot_time + stat.start_ticks / self._machine.ticks_per_second
-        # By position: by name a record of so many fields takes ten times as long to make.
-        return ProcessMemory(
-            *(pid, stat.ppid, None if uid is None else self._machine.user(uid), readable(stat.command)),
-            readable(text(cmdline.rstrip(b"\0").replace(b"\0", b" "))) if cmdline else None,
-            vss,
-            rss if values is None else v[0],
-            v[1],
-            None if clean is None or dirty is None else clean + dirty + (private_huge or 0),
-            *(v[4], v[5], v[8], v[9], v[10], v[11], v[7]),
-            None if shared_huge is None or private_huge is None else shared_huge + private_huge,
-            *(v[6], v[14]),
-            stat.threads,
-            stat.start_ticks,
-            started,
-            *(extra.get("page_tables"), extra.get("vmas"), extra.get("cgroup"), extra.get("container")),
-        )
-
-    def _amounts(self, folder: int, thread: str) -> Sequence[int | None]:
-        """Bytes for each of KEYS. ESRCH: there is no memory behind it."""
-        if self._gentle:
-            return self._gentle_amounts(folder, thread)
-        try:
-            return self._rollup.values(slurp(f"{thread}smaps_rollup", folder))
-        except FileNotFoundError:
-            # Before Linux 4.14, and in captures by smemcap.
-            mappings = parse_smaps([slurp(f"{thread}smaps", folder)])
-        if not mappings:
-            raise ProcessLookupError
-        return _sums(mappings)
-
-    def _gentle_amounts(self, folder: int, thread: str) -> Sequence[int | None]:
-        from leakline.sources.gentle import gentle_mappings
-
-        rss = swap = thp = 0
-        for mapping in gentle_mappings(folder, thread):
-            rss, swap, thp = rss + mapping.rss, swap + mapping.swap, thp + mapping.thp
-        amounts: list[int | None] = [None] * len(KEYS)
-        amounts[0], amounts[4], amounts[7] = rss, swap, thp
-        return amounts
-
-    def _of_another_thread(self, pid: int, folder: int, threads: int) -> tuple[str, Sequence[int | None]] | None:
-        """Where the first thread has ended, the others may still have the memory: the folder of one that has, and amounts."""
-        for tid in _threads(folder) if threads > 1 else ():
-            if int(tid) == pid:
-                continue
-            try:
-                return f"task/{tid}/", self._amounts(folder, f"task/{tid}/")
-            except OSError:
-                continue
-        return None
-
-    def _on_demand(self, folder: int, thread: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for field in self._demanded:
-            try:
-                data = slurp(thread + self._demanded[field], folder)
-            except OSError:
-                continue
-            if field == "page_tables":
-                line = next((x for x in data.split(b"\n") if x.startswith(b"VmPTE:")), None)
-                found[field] = None if line is None else int(line.split()[1]) << 10
-            elif field == "vmas":
-                found[field] = data.count(b"\n")
-            elif field == "cgroup":
-                found[field] = memory_cgroup(data)
-            else:
-                found[field] = container_of(data)
-        return found
+        return ProcessMemory(*row)
 
 
 def _boot_time(machine: Machine) -> int | None:
     try:
-        lines = (machine.proc / "stat").read_bytes().split(b"\n")
+        words = (b"\n" + (machine.proc / "stat").read_bytes()).partition(b"\nbtime ")[2].split(maxsplit=1)
     except OSError:
         return None
-    return next((int(line.split()[1]) for line in lines if re.fullmatch(rb"btime \d+", line)), None)
-
-
-def _sums(mappings: Sequence[VmaUsage]) -> list[int | None]:
-    def total(values: Iterable[int | None]) -> int | None:
-        known = [value for value in values if value is not None]
-        return sum(known) if known else None
-
-    usages = [mapping.usage for mapping in mappings]
-    return [
-        *(total(u.rss for u in usages), total(u.pss for u in usages)),
-        *(total(u.private_clean for u in usages), total(u.private_dirty for u in usages)),
-        *(total(u.swap for u in usages), total(u.swap_pss for u in usages)),
-        *(total(m.locked for m in mappings), total(m.thp for m in mappings), None, None, None, total(u.lazy_free for u in usages)),
-        total(None if m.hugetlb is None else m.hugetlb - (m.private_hugetlb or 0) for m in mappings),
-        *(total(m.private_hugetlb for m in mappings), total(m.ksm for m in mappings)),
-    ]
-
-
-def _threads(folder: int) -> list[str]:
-    task = os.open("task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        return os.listdir(task)
-    finally:
-        os.close(task)
-
-
-def _uid(folder: int) -> int | None:
-    """The effective user, where the folder is a copy."""
-    try:
-        data = slurp("status", folder)
-    except OSError:
-        return None
-    match = re.search(rb"^Uid:\s+\d+\s+(\d+)", data, re.MULTILINE)
-    return None if match is None else int(match[1])
-
-
-def _sizes(stat: bytes, page_size: int) -> tuple[int, int]:
-    """Virtual size and RSS of /proc/PID/stat (fields 23, in bytes, and 24, in pages)."""
-    fields = stat[stat.rindex(b")") + 1 :].split()
-    return int(fields[20]), int(fields[21]) * page_size
-
-
-def container_of(data: bytes) -> str | None:
-    """The 64-digit id that docker, containerd, CRI-O and podman put into the group's name; its first twelve digits."""
-    for word in data.replace(b"/", b"\n").replace(b"-", b"\n").replace(b".", b"\n").replace(b":", b"\n").split(b"\n"):
-        if len(word) == 64 and all(c in b"0123456789abcdef" for c in word):
-            return word[:12].decode()
-    return None
+    return int(words[0]) if words and words[0].isdigit() and len(words[0]) <= _MOST_DIGITS else None

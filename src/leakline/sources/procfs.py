@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leakline.errors import LeaklineError, NotPossible, PermissionNeeded, TargetGone
-from leakline.sources.maps import parse_maps, parse_smaps, parse_smaps_rollup
+from leakline.sources.maps import parse_maps, parse_smaps_rollup, read_smaps
 from leakline.sources.meminfo import parse_amounts, parse_meminfo
-from leakline.sources.parsing import pieces_of, text
+from leakline.sources.parsing import text
 from leakline.sources.process_files import memory_cgroup, parse_limits, parse_stat, parse_status, status_amounts
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from leakline.model.process import ProcessStat, ProcessStatus
     from leakline.model.system import Pressure, Zone
     from leakline.model.vma import Vma, VmaUsage
-
-_PIECE = 1 << 14  # the kernel gives a page of smaps at a time (fs/seq_file.c)
 
 
 def translate(error: OSError, pid: int, what: str) -> LeaklineError:
@@ -146,7 +144,7 @@ class ProcFs:
         tid = self.living_thread(pid)
         name = f"{pid}/smaps" if tid == pid else f"{pid}/task/{tid}/smaps"
         with translated(pid, "read smaps"):
-            return parse_smaps(pieces_of(f"{self.root}/{name}", _PIECE))
+            return read_smaps(f"{self.root}/{name}")
 
     def stack_pointers(self, pid: int) -> dict[int, int]:
         """Thread id -> stack pointer, of threads that wait in the kernel (/proc/PID/task/TID/syscall); others are left out."""
@@ -160,6 +158,15 @@ class ProcFs:
         """vm.max_map_count."""
         with suppress(NotPossible, ValueError):
             return int(self._read_system("sys/vm/max_map_count"))
+        return None
+
+    def oom_kills(self) -> int | None:
+        """How many processes the kernel has killed for want of memory since it was booted (Linux 4.13)."""
+        with suppress(NotPossible, ValueError):
+            for line in self._read_system("vmstat").splitlines():
+                name, _, value = line.partition(b" ")
+                if name == b"oom_kill":
+                    return int(value)
         return None
 
     def memory(self) -> SystemMemory:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from leakline.errors import NotPossible, PermissionNeeded, TargetGone
+from leakline.model.registers import PLACES
 from leakline.native.stopping import Stopped, Stopper
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from leakline.model.vma import Vma
     from leakline.sources.procfs import ProcFs
 
-# struct user_regs_struct of x86-64 (arch/x86/include/asm/user_64.h), in words.
-_ORIG_RAX, _RIP, _RSP, _FS_BASE = 15, 16, 19, 21
-_R10, _R9, _R8 = 7, 8, 9
+_ORIG_RAX, _RIP, _RSP, _FS_BASE = (PLACES[name] for name in ("orig_rax", "rip", "rsp", "fs_base"))
+# Arguments of a system call from the fourth on.
+_LATER_ARGUMENTS = tuple(PLACES[name] for name in ("r10", "r8", "r9"))
 # How many arguments system calls take in which threads wait for long (arch/x86/entry/syscalls/syscall_64.tbl):
 # read write poll pause nanosleep accept wait4 select rt_sigtimedwait rt_sigsuspend clock_nanosleep epoll_wait ppoll accept4.
 _ARGUMENTS = {0: 3, 1: 3, 7: 3, 34: 0, 35: 2, 43: 3, 61: 4, 23: 5, 128: 4, 130: 2, 230: 4, 232: 4, 271: 5, 288: 4}
@@ -53,7 +54,7 @@ class ThreadState(msgspec.Struct, frozen=True, kw_only=True):
     def lasting(self) -> tuple[int, ...]:
         """Of a thread in a system call: the registers that survive the call of a function, and the arguments of this one."""
         arguments = _ARGUMENTS.get(self.registers[_ORIG_RAX], 6)
-        left_over = (_R10, _R8, _R9)[max(arguments - 3, 0) :]
+        left_over = _LATER_ARGUMENTS[max(arguments - 3, 0) :]
         return tuple(word for index, word in enumerate(self.registers) if index not in left_over)
 
     @property

@@ -20,7 +20,7 @@ from leakline.symbols.demangle import demangle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from leakline.formats.eh_frame import FrameRule
+    from leakline.formats.eh_frame import FrameRow, FrameRule
     from leakline.model.vma import Vma
 
 
@@ -71,8 +71,13 @@ class Resolver:
 
     def is_signal_frame(self, address: int) -> bool:
         """Whether the code at an address is what a signal handler returns to."""
+        row = self.frame_row(address)
+        return row is not None and row.is_signal_frame
+
+    def frame_row(self, address: int) -> FrameRow | None:
+        """All that call frame information says of the frame that is at this address; None where it says nothing."""
         at = self.place_of(address)
-        return at is not None and at[0].frames is not None and at[0].frames.is_signal_frame(at[1])
+        return None if at is None or at[0].frames is None else at[0].frames.row(at[1])
 
     def debug_place(self, address: int) -> tuple[bytes, int] | None:
         """The file with the debug information of an address, and what it is there (ELF virtual address); None without any."""

@@ -46,6 +46,11 @@ _HINTS = {
 _DEFAULT_HINT = "Start the program on glibc's malloc if it can be built so; or under valgrind --leak-check=full."
 
 
+def is_libc(vma: Vma) -> bool:
+    """Whether a mapping is of a C library: glibc's or musl's."""
+    return vma.path is not None and (_GLIBC.search(vma.path) or _MUSL.search(vma.path)) is not None
+
+
 def foreign_allocator(vmas: Iterable[Vma], executable: Elf | None) -> str | None:
     """The name of an allocator in the process that is not libc's; None for libc's."""
     for vma in vmas:
@@ -58,6 +63,17 @@ def foreign_allocator(vmas: Iterable[Vma], executable: Elf | None) -> str | None
     return next((name for symbol, name in _SYMBOLS.items() if symbols.named(symbol)), None)
 
 
+def require_64_bits(executable: Elf) -> None:
+    """Refuse what our parts cannot read.
+
+    Raises:
+        NotSupported: it is a 32-bit program.
+
+    """
+    if executable.bits != 64:
+        raise NotSupported("not supported: a 32-bit program", hint="valgrind can check it: valgrind --leak-check=full PROGRAM.")
+
+
 def require_glibc(vmas: list[Vma], executable: Elf | None) -> Vma:
     """The first mapping of the process's glibc.
 
@@ -65,8 +81,8 @@ def require_glibc(vmas: list[Vma], executable: Elf | None) -> Vma:
         NotSupported: it is a 32-bit or static program, or another allocator serves it.
 
     """
-    if executable is not None and executable.bits != 64:
-        raise NotSupported("not supported: a 32-bit program", hint="valgrind can check it: valgrind --leak-check=full PROGRAM.")
+    if executable is not None:
+        require_64_bits(executable)
     foreign = foreign_allocator(vmas, executable)
     if foreign is not None:
         raise NotSupported(f"not supported: {foreign} serves this program's malloc", hint=_HINTS.get(foreign, _DEFAULT_HINT))

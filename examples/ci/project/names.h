@@ -1,0 +1,2 @@
+char *joined(const char *first, const char *last);
+int greet(const char *first, const char *last);
