@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 __all__ = [
     "DiffReport",
+    "FaultReport",
     "Finding",
     "LeaklineError",
     "Process",
@@ -28,6 +29,8 @@ __all__ = [
     "__version__",
     "compare_reports",
     "diagnose",
+    "explain_core",
+    "faults",
     "processes",
     "read_reports",
     "scan",
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from leakline.errors import LeaklineError
     from leakline.model.accounting import ProcessMemory, ProcessTable
     from leakline.model.diff import DiffReport
+    from leakline.model.faults import FaultReport
     from leakline.model.finding import Finding, Report
     from leakline.model.mappings import VmaMemory
     from leakline.model.system import SystemTable
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
         Process,
         compare_reports,
         diagnose,
+        explain_core,
+        faults,
         processes,
         read_reports,
         scan,
@@ -55,6 +61,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "DiffReport": "leakline.model.diff",
+    "FaultReport": "leakline.model.faults",
     "Finding": "leakline.model.finding",
     "LeaklineError": "leakline.errors",
     "Process": "leakline.session.api",
@@ -65,6 +72,8 @@ _HOMES = {
     "VmaMemory": "leakline.model.mappings",
     "compare_reports": "leakline.session.api",
     "diagnose": "leakline.session.api",
+    "explain_core": "leakline.session.api",
+    "faults": "leakline.session.api",
     "processes": "leakline.session.api",
     "read_reports": "leakline.session.api",
     "scan": "leakline.session.api",

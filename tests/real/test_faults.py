@@ -2,15 +2,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import TARGETS, UNPRIVILEGED, Build, Leakline, Program, Start, assert_unharmed, needs_root
+import leakline as library
+from leakline.errors import PermissionNeeded
+from leakline.session.fault_launching import FaultLaunch
+from leakline.session.faulting import FaultSettings, FaultWatch
+from leakline.sources.fault_events import FaultEvents
+from leakline.sources.procfs import ProcFs
+from tests.conftest import TARGETS, UNPRIVILEGED, Build, Leakline, Program, Start, assert_unharmed, needs_root, status_of
 
 PAGES = 512
 
@@ -185,6 +194,8 @@ CRASHES: list[tuple[str, int, str, str, str | None, str | None, str]] = [
     ("thread-overflow", 139, "segv", "stack-overflow", "write", None, "recurse calls itself without end"),
     ("huge-frame", 139, "segv", "stack-overflow", "write", "HUGE FRAME", "Large local arrays"),
     ("past-end", 139, "segv", "no-vma", "write", "PAST END", "right behind the end of the nearest mapping"),
+    ("protected", 139, "segv", "forbidden", "write", "PROTECTED", "or made so by mprotect"),
+    ("smash", 139, "segv", "not-an-address", "exec", "SMASH", "return address on the stack was overwritten"),
     ("guard", 139, "segv", "forbidden", "read", "GUARD", "may not be touched at all"),
     ("not-an-address", 139, "segv", "not-an-address", "read", "NOT AN ADDRESS", "no address at all"),
     ("beyond-file", 135, "sigbus", "end-of-file", "read", "BEYOND FILE", "3,199 bytes beyond the end"),
@@ -213,7 +224,7 @@ def test_a_fatal_fault_is_explained(build: Build, leakline: Leakline, tmp_path: 
     assert words in group["explanation"]
     if marker is not None:
         assert group["location"]["line"] == line_of(marker, "crashes.c")
-    assert group["stack"][-1]["function"] in ("_start", "recurse", "even", "odd", "__GI___clone3", "clone3")
+    assert how == "smash" or group["stack"][-1]["function"] in ("_start", "recurse", "even", "odd", "__GI___clone3", "clone3")
 
 
 @pytest.mark.parametrize(("how", "status"), [("handled", 7), pytest.param("handler-exits", 42, marks=pytest.mark.slow)])
@@ -254,6 +265,7 @@ def test_a_core_dump_is_explained(build: Build, leakline: Leakline, tmp_path: Pa
     subprocess.run(["sh", "-c", f"ulimit -c unlimited; {build('crashes.c')} null-member"], cwd=tmp_path, check=False)
     (core,) = tmp_path.glob("core*")
     report = leakline("faults", "--core", core, "--json").json
+    assert library.explain_core(core).faults[0].explanation == report["faults"][0]["explanation"]
     (group,) = report["faults"]
     assert (group["cause"], group["access"], group["location"]["line"]) == ("no-vma", "read", line_of("NULL MEMBER", "crashes.c"))
     assert group["crash"]["field"] == {"pointer": "someone", "type": "struct person", "member": "home.city[3]", "offset": 15}
@@ -268,6 +280,161 @@ def test_what_is_no_core_dump_of_a_fault_is_refused(build: Build, start: Start, 
     saved = tmp_path / "saved"
     leakline("scan", program.pid, "--save", saved)
     assert "does not tell which signal" in leakline("faults", "--core", saved, status=5).err
+
+
+def test_a_stack_goes_on_behind_a_signal_handler(build: Build, leakline: Leakline, tmp_path: Path) -> None:
+    out = tmp_path / "faults.json"
+    leakline("faults", "-q", "-o", out, "--", build("crashes.c"), "in-handler", status=139)
+    stack = json.loads(out.read_text())["faults"][0]["stack"]
+    named = [(frame["function"], frame["line"]) for frame in stack if frame["file"] and frame["file"].endswith("crashes.c")]
+    assert named[:2] == [("city_of", line_of("NULL MEMBER", "crashes.c")), ("crash_too", line_of("IN HANDLER", "crashes.c"))]
+    assert named[2][0] == "crash"
+    assert abs(named[2][1] - line_of("INTERRUPTED", "crashes.c")) <= 1
+    assert named[3][0] == "main"
+
+
+def test_a_static_program_has_stacks_too(build: Build, leakline: Leakline, tmp_path: Path) -> None:
+    out = tmp_path / "faults.json"
+    leakline("faults", "-q", "-o", out, "--", build("crashes.c", "-g", "-O1", "-static"), "null-call", status=139)
+    group = json.loads(out.read_text())["faults"][0]
+    assert group["location"]["line"] == line_of("NULL CALL", "crashes.c")
+    assert "main" in [frame["function"] for frame in group["stack"]]
+
+
+def test_the_target_survives_our_death(build: Build, start: Start, tmp_path: Path) -> None:
+    """Killed at the worst moment, leakline leaves the program that it follows running."""
+    ready = tmp_path / "ready"
+    code = f"import pathlib, time; pathlib.Path({str(ready)!r}).write_text('x'); time.sleep(60)"
+    command = [sys.executable, "-m", "leakline", "faults", "-q", "--", sys.executable, "-c", code]
+    with subprocess.Popen(command) as watcher:
+        while not ready.exists():
+            assert watcher.poll() is None
+            time.sleep(0.01)
+        (child,) = Path(f"/proc/{watcher.pid}/task/{watcher.pid}/children").read_text().split()
+        assert status_of(int(child))["TracerPid"] == str(watcher.pid)
+        watcher.kill()
+    try:
+        status = status_of(int(child))
+        assert status["TracerPid"] == "0"
+        assert status["State"][0] in "RS"
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_program_can_be_stopped_and_woken(leakline: Leakline) -> None:
+    script = "sh -c 'kill -STOP $$; echo woken' & sleep 0.3; kill -CONT $!; wait $!"
+    assert leakline("faults", "-q", "--", "sh", "-c", script, timeout=20).out == "woken\n"
+
+
+def test_where_events_are_refused_the_counters_are_read(
+    build: Build, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # kernel.perf_event_paranoid is the whole machine's: the kernel's refusal is feigned.
+    def refuse(*_: object) -> int:
+        raise PermissionNeeded("not allowed", hint="sudo sysctl kernel.perf_event_paranoid=2")
+
+    monkeypatch.setattr(FaultEvents, "_open", refuse)
+    program = started(build, start, "first-touch", tmp_path)
+    watch = FaultWatch(ProcFs(), program.pid, FaultSettings())
+    assert program.stdin is not None
+    assert program.stdout is not None
+    program.stdin.write("\n")
+    program.stdin.flush()
+    program.stdout.readline()
+    report = watch.report()
+    assert report.counts.minor is not None
+    assert PAGES <= report.counts.minor <= PAGES + 40
+    assert report.faults == ()
+    assert "perf_event_paranoid" in report.not_seen[0].why
+    said: list[str] = []
+    outcome = FaultLaunch(ProcFs(), FaultSettings(), said.append).run([str(build("crashes.c")), "null-member"])
+    assert outcome.status == 139
+    assert outcome.report is not None
+    assert outcome.report.faults[0].cause == "no-vma"
+    assert "only the kernel's counters" in said[0]
+
+
+REUSES = """
+import mmap, os, subprocess, sys, threading
+def work():
+    for _ in range(30):
+        room = mmap.mmap(-1, 40960, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for page in range(10):
+            room[page * 4096] = 1
+        room.close()
+print("READY", flush=True)
+sys.stdin.readline()
+for round in range(20):
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    subprocess.run(["true"], close_fds=False)
+print("DONE 0 0", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unprivileged", [pytest.param(False, marks=needs_root), True])
+def test_addresses_that_threads_use_one_after_the_other_are_touched_first_each_time(start: Start, unprivileged: bool) -> None:
+    program = start(*(UNPRIVILEGED if unprivileged else []), sys.executable, "-c", REUSES)
+    report, _ = watched(program, "--by", "cause", unprivileged=unprivileged)
+    counts: Counter[str] = Counter()
+    for group in report["faults"]:
+        counts[group["cause"]] += group["count"]
+    assert counts["first-touch"] + report["lost"] > 20_000
+    assert counts["spurious"] < 500
+    assert counts["copy-on-write"] < 3000
+
+
+@pytest.mark.slow
+@needs_root
+def test_perf_sees_the_same_sites(build: Build, leakline: Leakline, tmp_path: Path) -> None:
+    perf = shutil.which("perf")
+    if perf is None:
+        pytest.skip("perf is not installed")
+    command = [str(build("faulting.c")), "fork-parent"]
+    recorded = tmp_path / "perf.data"
+    record = [perf, "record", "-q", "-e", "page-faults", "-c", "1", "-o", str(recorded), "--", *command]
+    subprocess.run(record, input="\n\n", text=True, check=True, capture_output=True)
+    script = [perf, "script", "-i", str(recorded), "-F", "ip,sym"]
+    names = subprocess.run(script, text=True, check=True, capture_output=True).stdout.split("\n")
+    theirs = Counter(words[1] for name in names if len(words := name.split()) > 1)
+    out = tmp_path / "faults.json"
+    leakline("faults", "-q", "-o", out, "--", *command, input="\n\n")
+    ours: Counter[str] = Counter()
+    report = json.loads(out.read_text())
+    for group in report["faults"]:
+        if group["stack"]:
+            ours[group["stack"][0]["function"]] += group["count"]
+    # perf counts a fault that is tried again twice.
+    assert 2 * PAGES + PAGES <= ours["writes"] <= theirs["writes"] <= ours["writes"] * 1.02
+    assert sum(theirs.values()) == pytest.approx(report["seen"]["minor"] + report["seen"]["major"], rel=0.1)
+
+
+@pytest.mark.slow
+@needs_root
+@pytest.mark.skipif("LEAKLINE_CHANGE_MACHINE" not in os.environ, reason="LEAKLINE_CHANGE_MACHINE=1: adds swap for a moment")
+def test_pages_come_back_from_swap(build: Build, start: Start, tmp_path: Path) -> None:
+    file = Path("/var/tmp") / f"leakline-swap-{os.getpid()}"
+    try:
+        with file.open("wb") as stream:
+            stream.write(bytes(64 << 20))
+        file.chmod(0o600)
+        subprocess.run(["mkswap", "-q", str(file)], check=True)
+        subprocess.run(["swapon", str(file)], check=True)
+        try:
+            report, (minor, major) = watched(started(build, start, "swap", tmp_path))
+        finally:
+            subprocess.run(["swapoff", str(file)], check=True)
+    finally:
+        file.unlink(missing_ok=True)
+    groups = [g for g in report["faults"] if g["cause"] == "swap-in"]
+    # The kernel reads several pages at once: those that it read ahead come by minor faults.
+    assert sum(g["count"] for g in groups) == pytest.approx(PAGES, abs=10)
+    assert {g["kind"] for g in groups} <= {"major", "minor"}
+    assert report["counts"]["major"] == pytest.approx(major, abs=10)
+    assert report["counts"]["minor"] == pytest.approx(minor, abs=40)
 
 
 def test_text_and_picture(build: Build, leakline: Leakline, tmp_path: Path) -> None:
@@ -286,5 +453,6 @@ def test_wrong_requests(leakline: Leakline, tmp_path: Path) -> None:
     assert leakline("faults", "--json", "--", "true", status=2)
     assert leakline("faults", str(os.getpid()), "--", "true", status=2)
     assert leakline("faults", "--sites", "--by", "vma", str(os.getpid()), status=2)
+    assert leakline("faults", "-d", "1", "--", "true", status=2)
     assert leakline("faults", "4194303", status=4)
     assert leakline("faults", status=2)

@@ -18,10 +18,12 @@ struct person { long id; struct address home; struct person *next; };
 
 static sigjmp_buf back;
 static volatile int sink;
+static int city_of(struct person *someone);
 
 static void go_back(int number) { siglongjmp(back, number); }
 static void tell(int number) { (void)!write(1, "handled\n", 8); signal(number, SIG_DFL); }
 static void again(int number) { signal(number, SIG_DFL); raise(number); }
+static void crash_too(int number) { sink = city_of(NULL) + number; } /* IN HANDLER */
 static void leave(int number) { (void)number; _exit(42); }
 
 static int city_of(struct person *someone) { return someone->home.city[3]; } /* NULL MEMBER */
@@ -31,6 +33,7 @@ static int even(int n);
 static int odd(int n) { volatile char room[200]; room[0] = n; return even(n + 1) + room[0]; }
 static int even(int n) { volatile char room[100]; room[0] = n; return odd(n + 1) + room[0]; } /* MUTUAL */
 static void *recurse(void *n) { volatile char room[500]; room[0] = 1; recurse((char *)n + 1); return (void *)room; }
+__attribute__((noinline)) static void smash(void) { ((long *)__builtin_frame_address(0))[1] = 0x4141414141414141; } /* SMASH */
 static void huge_frame(void) { volatile char room[64 << 20]; memset((char *)room, 1, 100); } /* HUGE FRAME */
 
 static char *file_of(size_t size, size_t mapped)
@@ -61,6 +64,8 @@ static void crash(const char *how)
 		pthread_t thread;
 		pthread_create(&thread, NULL, recurse, NULL);
 		pthread_join(thread, NULL);
+	} else if (!strcmp(how, "smash")) {
+		smash();
 	} else if (!strcmp(how, "huge-frame")) {
 		huge_frame();
 	} else if (!strcmp(how, "past-end")) {
@@ -95,9 +100,19 @@ static void crash(const char *how)
 	} else if (!strcmp(how, "handler-raises")) {
 		signal(SIGSEGV, again);
 		sink = city_of(NULL);
+	} else if (!strcmp(how, "in-handler")) {
+		signal(SIGALRM, crash_too);
+		ualarm(1000, 0);
+		for (;;)
+			sink++; /* INTERRUPTED */
 	} else if (!strcmp(how, "handler-exits")) {
 		signal(SIGSEGV, leave);
 		sink = city_of(NULL);
+	} else if (!strcmp(how, "protected")) {
+		char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		page[0] = 1;
+		mprotect(page, 4096, PROT_READ);
+		page[1] = 1; /* PROTECTED */
 	} else if (!strcmp(how, "freed")) {
 		char *page = mmap((void *)0x610000000000, 16384, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 		page[0] = 1;

@@ -93,3 +93,11 @@ def test_frame_pointers_go_on_where_the_exact_walk_ended() -> None:
     assert joined((1, 2), (2, 3)) == (1, 2, 3)
     assert joined((1, 2), (1, 9)) == (1, 2)
     assert joined((), (1, 9)) == (1, 9)
+
+
+@given(st.binary(max_size=200))
+def test_a_hostile_section_has_no_rules_or_some(section: bytes) -> None:
+    frames = FrameTable.without_index(section, 0x1000, lambda a, n: section[max(a - 0x1000, 0) :][:n])
+    for pc in (CODE, 0x1000, 0):
+        rule = frames.rule(pc)
+        assert rule is None or rule.register in (RSP, RBP)

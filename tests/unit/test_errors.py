@@ -17,6 +17,7 @@ def test_every_error_has_a_hint_and_a_documented_exit_code() -> None:
 def test_the_public_names_are_these() -> None:
     assert leakline.__all__ == [
         "DiffReport",
+        "FaultReport",
         "Finding",
         "LeaklineError",
         "Process",
@@ -28,6 +29,8 @@ def test_the_public_names_are_these() -> None:
         "__version__",
         "compare_reports",
         "diagnose",
+        "explain_core",
+        "faults",
         "processes",
         "read_reports",
         "scan",

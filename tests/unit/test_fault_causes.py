@@ -70,6 +70,13 @@ def test_who_comes_a_moment_later_finds_it_done() -> None:
     assert judge.cause(touch("write", 6, tid=1, time=1000), vma()) == "first-touch"
     assert judge.cause(touch("write", 6, tid=2, time=1500), vma()) == "spurious"
     assert judge.cause(touch("write", 6, tid=2, time=10**9), vma()) == "first-touch"
+    began_before = Touch(10**9 + 50_000, 3, PAGE, False, "write", 6, 10**9 - 1)
+    began_behind = Touch(10**9 + 400, 3, PAGE, False, "write", 6, 10**9 + 100)
+    assert judge.cause(began_behind, vma()) == "first-touch", "given back in between"
+    judge.cause(touch("write", 6, tid=2, time=10**9), vma())
+    assert judge.cause(began_before, vma()) == "spurious"
+    judge.mapped(0, 2 * PAGE)
+    assert judge.cause(touch("write", 6, tid=4, time=10**9 + 1), vma()) == "first-touch", "another mapping"
 
 
 def test_after_a_fork_both_copy() -> None:
@@ -98,6 +105,17 @@ def test_page_states_are_those_that_were_set_last(steps: list[tuple[int, int, in
             states.fill(first * PAGE, bytes([state]) * count)
         expected |= dict.fromkeys(range(first, first + count), state)
     assert all(states.get(page * PAGE + 7) == state for page, state in expected.items())
+
+
+def test_what_a_child_borrows_is_not_shared() -> None:
+    parent = PageStates()
+    parent.set(PAGE, WRITTEN)
+    parent.set(2 * PAGE, SHARED)
+    child = parent.fork()
+    parent.set(3 * PAGE, WRITTEN)
+    parent.take_back(child)
+    assert [parent.get(page * PAGE) for page in range(1, 5)] == [WRITTEN, SHARED, WRITTEN, ABSENT]
+    assert not parent.forked
 
 
 def plain(start: int, end: int, perms: str = "rw-p", inode: int = 0) -> Vma:

@@ -9,6 +9,7 @@ from leakline.analysis.vma_kind import describe_mappings
 from leakline.model.faults import FaultVma, Neighbour
 from leakline.model.memory import MemoryUsage
 from leakline.model.names import readable
+from leakline.model.ranges import subtract
 from leakline.model.vma import Vma, VmaUsage
 
 if TYPE_CHECKING:
@@ -55,15 +56,17 @@ class AddressSpace:
             if old.end <= vma.start:
                 kept.append(old)
                 continue
-            if not _same(old, vma):
+            if _identity(old) != _identity(vma):
                 self._remember(old)
             if old.start < vma.start:
                 kept.append(_cut(old, old.start, vma.start))
             if old.end > vma.end:
                 kept.append(_cut(old, vma.end, old.end))
-        self._vmas[low:high] = sorted([*kept, vma], key=lambda v: v.start)
-        self._starts = [v.start for v in self._vmas]
-        self._described.clear()
+        for near in self._vmas[max(0, low - 2) : high + 2]:  # what a mapping is hangs on its neighbours
+            self._described.pop(near.start, None)
+        placed = sorted([*kept, vma], key=lambda v: v.start)
+        self._vmas[low:high] = placed
+        self._starts[low:high] = [v.start for v in placed]
 
     def replace(self, vmas: Iterable[Vma]) -> None:
         """The mappings as /proc/PID/maps has them now: what is not among them any more was unmapped."""
@@ -71,10 +74,12 @@ class AddressSpace:
         self._vmas = sorted(vmas, key=lambda vma: vma.start)
         self._starts = [vma.start for vma in self._vmas]
         self._described.clear()
+        same = [(vma, _identity(vma)) for vma in self._vmas]
         for old in before:
-            now = self.at(old.start)
-            if now is None or now.end < old.end or not _same(now, old):
-                self._remember(old)
+            identity = _identity(old)
+            still = [(vma.start, vma.end) for vma, its in same if its == identity and vma.start < old.end and vma.end > old.start]
+            for start, end in subtract([(old.start, old.end)], still):
+                self._remember(_cut(old, start, end))
 
     def _remember(self, vma: Vma) -> None:
         self._past.append(vma)
@@ -113,8 +118,8 @@ class AddressSpace:
         return tuple(found)
 
 
-def _same(one: Vma, other: Vma) -> bool:
-    return (one.perms, one.inode, one.device, one.path) == (other.perms, other.inode, other.device, other.path)
+def _identity(vma: Vma) -> tuple[object, ...]:
+    return vma.perms, vma.inode, vma.device, vma.path
 
 
 def _cut(vma: Vma, start: int, end: int) -> Vma:

@@ -49,6 +49,8 @@ class CrashFacts(msgspec.Struct, frozen=True, kw_only=True):
     neighbours: tuple[Neighbour, ...]
     stack: FaultVma | None
     """The mapping that holds the stack, or held it."""
+    goes_to: int | None = None
+    """Where the instruction returns, jumps or calls to, where a register or the stack tells it."""
     offset_in_file: int | None = None
     """Of the address, in the file that is mapped there."""
     file_size: int | None = None
@@ -122,8 +124,9 @@ def _not_canonical(facts: CrashFacts) -> Judged:
         address = access.address(facts.registers, instruction.size if instruction else 0)
         if address is not None and _CANONICAL <= address < (1 << 64) - _CANONICAL:
             return Judged(cause="not-an-address", access=access.access, address=address)
-    if not facts.registers.get("rip", 0) < _CANONICAL:
-        return Judged(cause="not-an-address", access="exec", address=facts.registers["rip"])
+    target = facts.registers.get("rip", 0) if facts.goes_to is None else facts.goes_to
+    if _CANONICAL <= target < (1 << 64) - _CANONICAL:
+        return Judged(cause="not-an-address", access="exec", address=target)
     return Judged(cause="unknown", access=None, address=facts.address)
 
 
@@ -267,6 +270,8 @@ def _why(crash: Crash, judged: Judged, vma: FaultVma | None) -> list[str]:
         return [
             "The file was cut short after it was mapped, or the mapping is longer than the file: check the size before touching it."
         ]
+    if judged.cause == "not-an-address" and judged.access == "exec":
+        return ["The return address on the stack was overwritten, as by writing past a local array; or a function pointer was."]
     if judged.cause == "not-an-address":
         return ["Such a value is often no pointer: bytes of text, a number, or what an allocator wrote into freed memory."]
     if judged.cause == "no-memory":
@@ -291,10 +296,9 @@ def _why_full(crash: Crash) -> list[str]:
 def _why_nothing(crash: Crash, judged: Judged) -> list[str]:
     if crash.was is not None:
         size = crash.was.end - crash.was.start
-        what = "freed (munmap)" if crash.was.kind != "stack" else "given back"
         return [
-            f"There was a mapping of {size:,} bytes ({crash.was.perms}, {crash.was.kind}) at {crash.was.start:#x}, which was {what}"
-            " before: a use after munmap."
+            f"There was {_named(crash.was)} ({crash.was.perms}, {size:,} bytes at {crash.was.start:#x}), which was unmapped, as"
+            " free does with large blocks and dlclose with libraries: a use after munmap."
         ]
     if judged.address < _NULL_PAGE:
         return _why_null(crash, judged)
@@ -317,6 +321,8 @@ def _why_null(crash: Crash, judged: Judged) -> list[str]:
     field = crash.field
     if judged.access == "exec":
         return ["A function pointer that is NULL was called."]
+    if field is not None and field.member.startswith("_vptr"):
+        return [f"The pointer `{field.pointer}` is NULL, and a virtual function of {field.type} was called through it."]
     if field is not None:
         return [
             f"The pointer `{field.pointer}` is NULL: {field.member} lies {field.offset} bytes into {field.type}, and that is the"
@@ -339,6 +345,10 @@ def _why_forbidden(crash: Crash, judged: Judged, vma: FaultVma | None) -> list[s
         return [
             f"Constants and string literals{name} stand there: a `char *` that points to a literal must not be written through."
         ]
+    if judged.access == "write" and vma is not None and vma.perms[:2] == "r-":
+        return ["It was mapped so that it can be read only, or made so by mprotect."]
+    if kind == "reserved":
+        return ["It is reserved, and not for use yet: past the end of what its owner, often an allocator, has opened up."]
     if kind == "guard":
         return ["A guard page stands at the end of a stack or buffer so that running past the end is noticed."]
     return []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PAGE_SHIFT, _CHUNK_PAGES, _CHUNK_SHIFT = 12, 512, 21
 CODE_PRESENT, CODE_WRITE, CODE_FETCH = 1, 2, 16
 _AFTER_FORK = bytes((ABSENT, ZERO, SHARED, FILE, SHARED, SWAPPED)) + bytes(range(6, 256))
-_SPURIOUS_NS = 200_000
+_SPURIOUS_NS = 5_000
 
 
 class PageStates:
@@ -27,6 +27,8 @@ class PageStates:
         self._chunks: dict[int, bytearray] = {}
         self.forked = False
         """Whether pages may be shared with a relative, copy on write."""
+        self._before_fork: dict[int, bytes] | None = None
+        self._parent_forked = False
 
     def get(self, address: int) -> int:
         """The state of a page."""
@@ -62,11 +64,23 @@ class PageStates:
     def fork(self) -> PageStates:
         """A child's pages. Both share what was written from now on."""
         child = PageStates()
+        child._before_fork = {number: bytes(chunk) for number, chunk in self._chunks.items()}
+        child._parent_forked = self.forked
         for number, chunk in self._chunks.items():
             chunk[:] = chunk.translate(_AFTER_FORK)
             child._chunks[number] = bytearray(chunk)
         self.forked = child.forked = True
         return child
+
+    def take_back(self, child: PageStates) -> None:
+        """The child used its parent's memory itself, as vfork(2) has it: nothing was shared copy on write."""
+        for number, before in (child._before_fork or {}).items():
+            chunk = self._chunks.get(number)
+            if chunk is not None and SHARED in chunk and WRITTEN in before:
+                for place, (was, now) in enumerate(zip(before, chunk, strict=True)):
+                    if was == WRITTEN and now == SHARED:
+                        chunk[place] = WRITTEN
+        self.forked = child._parent_forked
 
 
 class Touch(NamedTuple):
@@ -79,6 +93,8 @@ class Touch(NamedTuple):
     access: Access | None
     code: int | None
     """The processor's error code, where it is known."""
+    began_ns: int | None = None
+    """When the fault began; `time_ns` is when it had been served."""
 
 
 class Judge:
@@ -108,6 +124,13 @@ class Judge:
         found = self._cause(touch, vma, state, frozenset(flags))
         self._remember(touch, vma, found)
         return found
+
+    def mapped(self, start: int, end: int) -> None:
+        """There is another mapping: who touches it next is not late."""
+        first, last = start >> _PAGE_SHIFT, end - 1 >> _PAGE_SHIFT
+        pages = range(first, last + 1) if last - first < len(self._last) else [p for p in self._last if first <= p <= last]
+        for page in pages:
+            self._last.pop(page, None)
 
     def _cause(self, touch: Touch, vma: FaultVma | None, state: int, flags: frozenset[str]) -> FaultCause:
         if vma is None:
@@ -140,9 +163,11 @@ class Judge:
         return "zero-page"
 
     def _again(self, touch: Touch) -> bool:
-        """Another thread made the same fault a moment before, and was served first."""
-        last = self._last.get(touch.address >> _PAGE_SHIFT)
-        return last is not None and last[1] != touch.tid and touch.time_ns - last[0] < _SPURIOUS_NS and touch.code in (None, 4, 6)
+        """Another thread made the same fault at the same time, and was served first."""
+        served, by = self._last.get(touch.address >> _PAGE_SHIFT, (0, touch.tid))
+        if by == touch.tid or touch.code not in (None, 4, 6):
+            return False
+        return touch.time_ns - served < _SPURIOUS_NS if touch.began_ns is None else touch.began_ns < served
 
     def _remember(self, touch: Touch, vma: FaultVma | None, cause: FaultCause) -> None:
         if len(self._last) > 4096:

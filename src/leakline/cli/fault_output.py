@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+import click
 
 from leakline.cli.options import closed_pipe_allowed
 from leakline.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
     from leakline.model.faults import FaultReport
     from leakline.present.screen import Color
+
+
+def fault_output_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--json, -o, -f, -n, --color, -q."""
+    options = (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object: schema leakline.faults/1."),
+        click.option(
+            "-o",
+            "--output",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Write to a file: .svg and .png draw faults over time, .json makes it JSON, anything else text.",
+        ),
+        click.option("-f", "--force", is_flag=True, help="Let --output replace a file."),
+        click.option("-n", "--limit", type=click.IntRange(1), default=10, show_default=True, help="Rows in the text."),
+        click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True, help="Colours."),
+        click.option("-q", "--quiet", is_flag=True, help="Do not say on stderr what is being done."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 class FaultOutput:

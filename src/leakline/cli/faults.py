@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from leakline.cli.fault_output import FaultOutput, fault_output_options
 from leakline.cli.options import (
     Duration,
     Size,
     WithCommand,
     any_named,
     group_options,
-    output_options,
     select_targets,
     speaker,
     target_options,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.command("faults", cls=WithCommand)
 @target_options
 @group_options
-@click.option("-i", "--interval", type=Duration(), help="Say what came in each stretch of so long; the columns of pictures. [1s]")
+@click.option("-i", "--interval", type=Duration(), help="Say what came in each stretch of time; a column of pictures (1s).")
 @click.option("-d", "--duration", type=Duration(), help="How long; else until Ctrl-C, or until the processes have ended.")
 @click.option("--sites", is_flag=True, help="Each code line with its stack.")
 @click.option(
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--stack-bytes", type=Size(), default="1KiB", show_default=True, help="How much of a stack is copied.")
 @click.option("--core", type=click.Path(dir_okay=False, path_type=Path), help="Explain the signal that left this core dump.")
 @click.option("--findings-exit", type=click.IntRange(1, 255), help="Exit with this status if a fault was fatal.")
-@output_options
+@fault_output_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -68,7 +68,6 @@ def command(
     """
     import sys
 
-    from leakline.cli.fault_output import FaultOutput
     from leakline.session.faulting import FaultSettings
     from leakline.session.interruption import Interruption
     from leakline.sources.procfs import ProcFs
@@ -79,6 +78,8 @@ def command(
         raise click.UsageError("give processes, or -- COMMAND, or --core FILE")
     if launched and as_json and output is None:
         raise click.UsageError("--json needs --output FILE: stdout is the program's")
+    if duration is not None and (launched or core):
+        raise click.UsageError("--duration goes with processes that run already: a program that is started is followed to its end")
     if sites and by != "line":
         raise click.UsageError("--sites goes with --by line")
     if interval is not None and interval < 0.01:

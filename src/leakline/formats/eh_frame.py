@@ -137,6 +137,37 @@ class FrameTable:
         self._table = struct.unpack_from(f"<{2 * count}i", header, reader.at)
         self._rows: dict[int, tuple[FrameRow | None, FrameRule | None]] = {}
 
+    @classmethod
+    def without_index(cls, section: bytes, address: int, read: Callable[[int, int], bytes]) -> FrameTable:
+        """From .eh_frame itself, as static programs have no .eh_frame_hdr: every entry is looked at once.
+
+        Args:
+            section: the bytes of .eh_frame.
+            address: where it lies (ELF virtual address).
+            read: as above.
+
+        """
+        encodings: dict[int, int] = {}
+        found: list[tuple[int, int]] = []
+        at = 0
+        while at + 8 <= len(section):
+            size, back = struct.unpack_from("<II", section, at)
+            if size in (0, 0xFFFFFFFF):
+                break
+            try:
+                if not back:
+                    encodings[at] = _pointer_encoding(_Reader(section[at + 4 : at + 4 + size], address + at + 4))
+                elif at + 4 - back in encodings:
+                    reader = _Reader(section[at + 8 : at + 4 + size], address + at + 8)
+                    found.append((reader.pointer(encodings[at + 4 - back], 0) - address, at))
+            except ParseError:
+                pass  # an entry of a kind that is not understood: those behind it may be
+            at += 4 + size
+        table = object.__new__(cls)
+        table._address, table._read, table._rows = address, read, {}
+        table._table = tuple(number for entry in sorted(found) for number in entry)
+        return table
+
     def rule(self, pc: int) -> FrameRule | None:
         """The rule at an instruction; None where there is none, or one that needs more than rsp and rbp."""
         return self._at(pc)[1]
@@ -166,14 +197,34 @@ class FrameTable:
             return None
         fde = self._entry(self._table[2 * low + 1] + self._address)
         delta = fde.unsigned(4)
-        cie = self._entry(fde.address + fde.at - 4 - delta)
-        return _run(cie, fde, pc)
+        return _run(self._entry(fde.address + fde.at - 4 - delta), fde, pc)
 
     def _entry(self, address: int) -> _Reader:
         size = int.from_bytes(self._read(address, 4), "little")
         if size in (0, 0xFFFFFFFF) or size > 1 << 16:
             raise ParseError("call frame information of an impossible size")
         return _Reader(self._read(address + 4, size), address + 4)
+
+
+def _pointer_encoding(cie: _Reader) -> int:
+    """How the entries that belong to a CIE write addresses."""
+    cie.at = 5
+    augmentation, _, _ = cie.data[5:].partition(b"\0")
+    cie.at += len(augmentation) + 1
+    cie.uleb()
+    cie.sleb()
+    cie.uleb()
+    if not augmentation.startswith(b"z"):
+        return 0
+    cie.uleb()
+    for letter in augmentation[1:]:
+        if letter == ord("R"):
+            return cie.unsigned(1)
+        if letter == ord("P"):
+            cie.pointer(cie.unsigned(1) & 0x7F, 0)
+        elif letter == ord("L"):
+            cie.unsigned(1)
+    return 0
 
 
 class _State:

@@ -160,10 +160,11 @@ class Elf:
             return bool(self._elf.has_dwarf_info(strict=True))
 
     def frame_table(self) -> FrameTable | None:
-        """Call frame information, if it has an index (.eh_frame_hdr); it keeps the file mapped."""
+        """Call frame information, by its index (.eh_frame_hdr) or without one; it keeps the file mapped."""
         with self._translated():
             header = next((s for s in self._elf.iter_segments() if s["p_type"] == "PT_GNU_EH_FRAME"), None)
-            if header is None or self.bits != 64:
+            section = self._elf.get_section_by_name(".eh_frame") if header is None else None
+            if self.bits != 64:
                 return None
             try:
                 data = mmap.mmap(self._file.fileno(), 0, prot=mmap.PROT_READ)
@@ -178,7 +179,11 @@ class Elf:
                         return data[at : at + size]
                 return b""
 
-            return FrameTable(read(header["p_vaddr"], header["p_filesz"]), header["p_vaddr"], read)
+            if header is not None:
+                return FrameTable(read(header["p_vaddr"], header["p_filesz"]), header["p_vaddr"], read)
+            if section is None:
+                return None
+            return FrameTable.without_index(read(section["sh_addr"], section["sh_size"]), section["sh_addr"], read)
 
     def symbols(self) -> SymbolTable:
         """The richest symbol table there is; an empty one if there is none."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SLOT = 32
 """Instructions are disassembled from slots of so many bytes: one has at most 15, and what follows it is in step again by then."""
@@ -85,6 +88,15 @@ class Instruction(msgspec.Struct, frozen=True, kw_only=True):
         if self.distance is None:
             return self.text
         return f"{self.text.rpartition(' ')[0]} {address + self.distance & (1 << 64) - 1:#x}"
+
+    def goes_to(self, registers: dict[str, int], word: Callable[[int], int | None]) -> int | None:
+        """Where a return, or a jump or call by a register, leads; None for other instructions."""
+        words = self.text.removeprefix("bnd ").removeprefix("notrack ").split(" ")
+        if words[0] == "ret":
+            return word(registers["rsp"]) if "rsp" in registers else None
+        if words[0] in ("call", "jmp") and len(words) == 2:
+            return registers.get(words[1])
+        return None
 
     def access_to(self, address: int, registers: dict[str, int]) -> MemoryAccess | None:
         """The operand that lies at an address, or the only one that there is; None where that cannot be told."""

@@ -198,7 +198,7 @@ def _meanings(groups: Sequence[FaultGroup]) -> Iterator[Line]:
     for group in groups:
         if group.cause not in seen and group.by == "program":
             seen.add(group.cause)
-            yield f"  {group.cause:<{width}}  {group.explanation}", "dim"
+            yield f"  {group.cause:<{width}}  {printable(group.explanation)}", "dim"
 
 
 def _tail(report: FaultReport) -> Iterator[Line]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from leakline.model.accounting import ProcessMemory, ProcessTable
     from leakline.model.diff import DiffReport
+    from leakline.model.faults import FaultReport
     from leakline.model.finding import Report
     from leakline.model.mappings import VmaMemory
     from leakline.model.system import SystemTable
@@ -102,6 +103,37 @@ def compare_reports(before: Sequence[Report], after: Sequence[Report]) -> DiffRe
 
     """
     return compare(before, after, ("before", "after"))
+
+
+def faults(pid: int, *, seconds: float = 10.0) -> FaultReport:
+    """Watch how a running process gets its pages, and return the page faults by cause and code line.
+
+    Args:
+        pid: a process that runs now; it goes on running.
+        seconds: for how long, unless it ends before.
+
+    Raises:
+        LeaklineError: it could not be watched; the class says why, the hint what to do.
+
+    """
+    from leakline.session.faulting import FaultSettings, watch_faults
+
+    return watch_faults(ProcFs(), [pid], seconds, FaultSettings(), interruption=Interruption(), say=_silent)[0]
+
+
+def explain_core(path: str | os.PathLike[str]) -> FaultReport:
+    """Explain the SIGSEGV or SIGBUS that left a core dump.
+
+    Args:
+        path: the file.
+
+    Raises:
+        LeaklineError: it could not be read, or was left by something else; the class says why, the hint what to do.
+
+    """
+    from leakline.session.core_faults import explain_core as explain
+
+    return explain(Path(path), _silent)
 
 
 def processes(columns: Collection[str] = ("started",)) -> ProcessTable:

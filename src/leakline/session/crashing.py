@@ -11,6 +11,7 @@ from leakline.analysis.locating import answering_frame
 from leakline.errors import LeaklineError
 from leakline.model.faults import Crash, FaultGroup, FaultVma
 from leakline.model.stack import Frame
+from leakline.present.text import place
 from leakline.symbols.disassembling import LONGEST, disassemble
 from leakline.symbols.fault_stacks import walk
 from leakline.symbols.variables import null_field
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _MOST_DEPTH = 400_000
 _SHOWN = 64
 _SHOWN_OF_CYCLE = 12
-_STACK_PIECE = 1 << 16
+_STACK_PIECE, _MOST_PIECES = 1 << 16, 64
 _NOWHERE = ("no-vma", "stack-overflow")
 
 
@@ -104,8 +105,8 @@ def _group(
         where = f"at {(location.file or '').rsplit('/', 1)[-1]}:{location.line}" + (
             f" in {location.function}" if location.function else ""
         )
-    elif location is not None and location.function is not None:
-        where = f"in {location.function}"
+    elif location is not None:
+        where = f"at {place(location, stack)}"
     return FaultGroup(
         kind="segv" if crash.signal == "SIGSEGV" else "sigbus",
         cause=judged.cause,
@@ -160,10 +161,16 @@ def _facts(scene: Scene, registers: dict[str, int], sp: int, instruction: Instru
         instruction=instruction,
         vma=None if vma is None else scene.space.describe(vma),
         neighbours=scene.space.neighbours(scene.address),
+        goes_to=None if instruction is None else instruction.goes_to(registers, lambda address: _word(scene, address)),
         stack=None if stack is None else scene.space.describe(stack, sp if sp in stack else stack.start),
         offset_in_file=None if vma is None or not vma.is_file else scene.address - vma.start + vma.offset,
         file_size=size,
     )
+
+
+def _word(scene: Scene, address: int) -> int | None:
+    data = scene.read(address, 8)
+    return int.from_bytes(data, "little") if len(data) == 8 else None
 
 
 def _walk(scene: Scene, ip: int, sp: int, bp: int) -> tuple[int, ...]:
@@ -172,6 +179,8 @@ def _walk(scene: Scene, ip: int, sp: int, bp: int) -> tuple[int, ...]:
     def word(address: int) -> int | None:
         number, inside = divmod(address, _STACK_PIECE)
         if number not in pieces:
+            if len(pieces) >= _MOST_PIECES:
+                pieces.clear()
             start = number * _STACK_PIECE
             found = scene.read(start, _STACK_PIECE)
             if not found:  # the piece begins below the stack
@@ -181,7 +190,10 @@ def _walk(scene: Scene, ip: int, sp: int, bp: int) -> tuple[int, ...]:
         data = pieces[number][inside : inside + 8]
         return int.from_bytes(data, "little") if len(data) == 8 else None
 
-    return walk(ip, sp, bp, word, scene.resolver.frame_rule, _MOST_DEPTH).frames
+    def is_code(address: int) -> bool:
+        return "x" not in _perms(scene, ip) and "x" in _perms(scene, address)
+
+    return walk(ip, sp, bp, word, scene.resolver.frame_rule, _MOST_DEPTH, is_code, scene.resolver.is_signal_frame).frames
 
 
 def _frames(scene: Scene, addresses: Sequence[int]) -> dict[int, tuple[Frame, ...]]:
@@ -207,17 +219,13 @@ def _field(scene: Scene, judged: Judged, instruction: Instruction | None, regist
     access = instruction.access_to(judged.address, registers)
     if access is None or (access.base is not None and registers.get(access.base) != 0):
         return None
-    place = scene.resolver.debug_place(registers["rip"])
-    if place is None:
+    debug = scene.resolver.debug_place(registers["rip"])
+    if debug is None:
         return None
     rule = scene.resolver.frame_rule(registers["rip"])
     cfa = None if rule is None else registers["rsp" if rule.register == 7 else "rbp"] + rule.offset
 
-    def word(address: int) -> int | None:
-        data = scene.read(address, 8)
-        return int.from_bytes(data, "little") if len(data) == 8 else None
-
     try:
-        return null_field(*place, judged.address, registers, cfa, word)
+        return null_field(*debug, judged.address, registers, cfa, lambda address: _word(scene, address))
     except LeaklineError:
         return None

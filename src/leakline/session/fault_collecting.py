@@ -71,6 +71,10 @@ class _Process:
     def __init__(self, pid: int, command: str, space: AddressSpace, judge: Judge) -> None:
         self.pid, self.command, self.space, self.judge = pid, command, space, judge
         self.minor = self.major = 0
+        self.parent = 0
+        """Of a child that has not begun another program yet."""
+        self.copied = False
+        """Whether it has copied a page."""
         self.family = {pid}
         """Processes that may share its pages, copy on write."""
         self.walker: StackWalker | None = None
@@ -81,6 +85,12 @@ class _Process:
         self.huge: HugePages | None = None
         self.provided = False
         """Whether it has a descriptor of userfaultfd(2)."""
+        self.ended = False
+        """Its first thread has."""
+
+    def counted(self) -> FaultedProcess:
+        """What it has made until now."""
+        return FaultedProcess(pid=self.pid, command=readable(self.command), minor=self.minor, major=self.major)
 
 
 def opener(procfs: ProcFs, pid: int) -> Callable[[Vma], bytes | None]:
@@ -103,6 +113,17 @@ def root_folder(procfs: ProcFs, pid: int) -> bytes:
         if os.readlink(procfs.root / str(pid) / "ns/mnt") == os.readlink(procfs.root / "self/ns/mnt"):
             return os.readlink(os.fsencode(procfs.root / str(pid) / "root")).rstrip(b"/")
     return os.fsencode(procfs.root / str(pid) / "root")
+
+
+_Place = tuple[tuple[int, int], int, int]
+
+
+def _place(space: AddressSpace, pid: int, address: int) -> _Place:
+    """Where code stands: in which file, so that it is known in every process; else in which process."""
+    vma = space.at(address)
+    if vma is None or not vma.is_file:
+        return (-1, pid), 0, address
+    return vma.device, vma.inode, address - vma.start + vma.offset
 
 
 def _vma(record: Mapped) -> Vma:
@@ -131,14 +152,14 @@ class FaultCollector:
         self._every, self._interval_ns, self._by_thread = every, max(int(interval * 1e9), 1), by_thread
         self._numa, self._thp = numa_balancing(), huge_pages_wanted()
         self._processes: dict[int, _Process] = {pid: _Process(pid, command, AddressSpace(), Judge(PageStates(), numa=self._numa))}
-        self._ended: list[_Process] = []
-        self._codes: dict[int, tuple[int, int]] = {}
-        self._instructions: dict[tuple[int, int], Instruction | None] = {}
+        self._gone: list[FaultedProcess] = []
+        self._codes: dict[int, CodeSample] = {}
+        self._instructions: dict[_Place, Instruction | None] = {}
         self._problems: set[str] = set()
         self.resolvers: list[Resolver] = []
         self.groups: dict[tuple[object, ...], RawGroup] = {}
         self.moments: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        self._asked = 0.0
+        self._ask_at = 0.0
         self._told: Counter[str] = Counter()
         self.pages: dict[int, tuple[RawGroup, int]] | None = None
         """If not None: of each page of the first process that took memory, who touched it last, and in which stretch of time."""
@@ -181,13 +202,9 @@ class FaultCollector:
             process.code_changed = True
 
     def processes(self) -> tuple[FaultedProcess, ...]:
-        """Those that made faults, the target first."""
-        everybody = sorted([*self._processes.values(), *self._ended], key=lambda p: -(p.minor + p.major))
-        return tuple(
-            FaultedProcess(pid=p.pid, command=readable(p.command), minor=p.minor, major=p.major)
-            for p in everybody
-            if p.minor + p.major
-        )
+        """Those that made faults, who made the most first."""
+        living = [process.counted() for process in self._processes.values()]
+        return tuple(sorted((p for p in (*living, *self._gone) if p.minor + p.major), key=lambda p: -(p.minor + p.major)))
 
     def news(self) -> str:
         """How many faults of which cause came since this was asked last."""
@@ -200,13 +217,9 @@ class FaultCollector:
 
     def take(self, records: Sequence[Record]) -> None:
         """Count what has come."""
-        now = time.monotonic()
         for process in self._processes.values():
             process.refreshed = False
-            if not process.provided and now - self._asked > _ASK_SECONDS:
-                with suppress(LeaklineError):
-                    process.provided = self._procfs.has_descriptor(process.pid, "anon_inode:[userfaultfd]")
-        self._asked = now if now - self._asked > _ASK_SECONDS else self._asked
+        self._ask_who_is_provided()
         if not self._events.sees_codes:
             self._learn(records)
         for record in records:
@@ -214,7 +227,7 @@ class FaultCollector:
                 case FaultSample():
                     self._fault(record)
                 case CodeSample():
-                    self._codes[record.tid] = record.address, record.code
+                    self._codes[record.tid] = record
                 case Mapped():
                     self._mapped(record)
                 case Forked():
@@ -224,10 +237,40 @@ class FaultCollector:
                 case Ended():
                     self._codes.pop(record.tid, None)
                     if record.pid == record.tid and record.pid in self._processes:
+                        self._processes[record.pid].ended = True
                         self._processes[record.pid].family.discard(record.pid)
                 case _:
                     pass
         self._see_huge()
+        self._let_go()
+
+    def _ask_who_is_provided(self) -> None:
+        """Look now and then who has a descriptor of userfaultfd(2); the more it takes the more rarely."""
+        began = time.monotonic()
+        if began < self._ask_at:
+            return
+        for process in self._processes.values():
+            if not process.provided and not process.ended:
+                with suppress(LeaklineError):
+                    process.provided = self._procfs.has_descriptor(process.pid, "anon_inode:[userfaultfd]")
+        now = time.monotonic()
+        self._ask_at = now + max(_ASK_SECONDS, 50 * (now - began))
+
+    def _let_go(self) -> None:
+        """Forget the mappings and pages of children that have ended."""
+        for pid in [p.pid for p in self._processes.values() if p.ended and p.pid != self._first]:
+            if not os.path.exists(self._procfs.root / str(pid) / "maps") or not self._has_memory(pid):
+                process = self._processes.pop(pid)
+                self._close_huge(process)
+                self._gone.append(
+                    FaultedProcess(pid=pid, command=readable(process.command), minor=process.minor, major=process.major)
+                )
+
+    def _has_memory(self, pid: int) -> bool:
+        try:
+            return bool(self._procfs.maps(pid))
+        except LeaklineError:
+            return False
 
     def _mapped(self, record: Mapped) -> None:
         process = self._processes.get(record.pid)
@@ -237,6 +280,7 @@ class FaultCollector:
         before = process.space.at(record.start)
         if before is None or (before.inode, before.device) != (vma.inode, vma.device):
             process.judge.states.forget(vma.start, vma.end)
+        process.judge.mapped(vma.start, vma.end)
         process.space.add(vma)
         if "x" in vma.perms and vma.inode:
             process.code_changed = True
@@ -248,10 +292,9 @@ class FaultCollector:
         judge = Judge(parent.judge.states.fork(), numa=self._numa)
         child = _Process(record.pid, parent.command, parent.space.copy(), judge)
         child.walker, child.resolver, child.code_changed = parent.walker, parent.resolver, parent.code_changed
+        child.parent = parent.pid
         child.family = parent.family
         child.family.add(record.pid)
-        if record.pid in self._processes:
-            self._ended.append(self._processes[record.pid])
         self._processes[record.pid] = child
 
     def _renamed(self, record: Renamed) -> None:
@@ -261,6 +304,11 @@ class FaultCollector:
         if record.pid == record.tid or record.is_exec:
             process.command = text(record.name)
         if record.is_exec:
+            parent = self._processes.get(process.parent)
+            # The child of a true fork writes to its stack before it can call exec, and copies that page.
+            if parent is not None and self._every == 1 and not process.copied:
+                parent.judge.states.take_back(process.judge.states)
+            process.parent = 0
             process.family.discard(process.pid)
             process.family = {process.pid}
             process.space = AddressSpace()
@@ -279,12 +327,14 @@ class FaultCollector:
         if vma is not None:
             described = process.space.describe(vma, None if sample.stack is None else sample.stack.stack_pointer)
         major = self._events.is_major(sample.identifier)
-        address, code = self._codes.pop(sample.tid, (0, None))
-        known = code if address == sample.address else None
+        told = self._codes.pop(sample.tid, None)
+        told = told if told is not None and told.address == sample.address else None
+        known = None if told is None else told.code
         access = self._access(process, sample, vma, known)
         flags = self._flags(process, vma) if process.provided and vma is not None else ()
         shared = process.judge.states.get(sample.address) == SHARED
-        touch = Touch(sample.time_ns, sample.tid, sample.address, major, access, known)
+        began = None if told is None else told.time_ns
+        touch = Touch(sample.time_ns, sample.tid, sample.address, major, access, known, began)
         cause = process.judge.cause(touch, described, flags)
         if major:
             process.major += self._every
@@ -297,6 +347,7 @@ class FaultCollector:
         group.threads.add(sample.tid)
         bucket = max(0, sample.time_ns - self.began_ns) // self._interval_ns
         self.moments[bucket][cause] += self._every
+        process.copied |= cause == "copy-on-write"
         if self.pages is not None and cause in _GROWING and process.pid == self._first:
             self.pages[sample.address // _PAGE] = group, bucket
         if self._thp and cause in _HUGE_CAUSES and vma is not None and not vma.is_file and not vma.is_shared:
@@ -316,7 +367,9 @@ class FaultCollector:
         vma: FaultVma | None,
     ) -> RawGroup:
         stack = None
-        if sample.stack is not None:
+        # In exec(2) the kernel fills the new stack while the registers are still the old program's.
+        lost = sample.in_kernel and sample.stack is not None and process.space.at(sample.stack.instruction_pointer) is None
+        if sample.stack is not None and not lost:
             walker = self._walker(process)
             stack = Stack(process.resolver, *walker.frames(sample.stack, sample.callchain))
         elif not sample.in_kernel:
@@ -339,7 +392,7 @@ class FaultCollector:
             resolver = self.resolver_over(process.pid, vmas)
             process.resolver = len(self.resolvers)
             self.resolvers.append(resolver)
-            process.walker = StackWalker(resolver.frame_rule)
+            process.walker = StackWalker(resolver.frame_rule, resolver.is_signal_frame)
         return process.walker
 
     def _refreshed(self, process: _Process, address: int) -> Vma | None:
@@ -362,7 +415,7 @@ class FaultCollector:
             return "exec"
         if vma is not None and vma.perms[1] == "-":
             return "read"
-        instruction = self._instructions.get((process.pid, sample.instruction))
+        instruction = self._instructions.get(_place(process.space, process.pid, sample.instruction))
         if instruction is None:
             return None
         registers = {"rip": sample.instruction}
@@ -375,7 +428,7 @@ class FaultCollector:
 
     def _learn(self, records: Iterable[Record]) -> None:
         """Disassemble the instructions that were not met before."""
-        new: dict[tuple[int, int], bytes] = {}
+        new: dict[_Place, bytes] = {}
         spaces: dict[int, AddressSpace] = {}
         for record in records:
             if isinstance(record, Forked) and record.pid != record.parent:
@@ -383,9 +436,10 @@ class FaultCollector:
             elif isinstance(record, Mapped) and record.perms[2] == "x":
                 spaces.setdefault(record.pid, self.space_of(record.pid).copy()).add(_vma(record))
             elif isinstance(record, FaultSample) and not record.in_kernel:
-                key = record.pid, record.instruction
+                space = spaces.get(record.pid) or self.space_of(record.pid)
+                key = _place(space, record.pid, record.instruction)
                 if key not in self._instructions and key not in new:
-                    new[key] = self._code(*key, spaces.get(record.pid) or self.space_of(record.pid))
+                    new[key] = self._code(record.pid, record.instruction, space)
         if not new:
             return
         try:
@@ -442,5 +496,5 @@ class FaultCollector:
 
     def close(self) -> None:
         """Let go of what is held open."""
-        for process in (*self._processes.values(), *self._ended):
+        for process in self._processes.values():
             self._close_huge(process)

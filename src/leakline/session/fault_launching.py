@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import stat
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -66,6 +68,8 @@ class FaultLaunch:
         self._ended: tuple[int, int] | None = None
         self._target: Target | None = None
         self._stopped_ns = 0
+        self._begun_ns = time.monotonic_ns()
+        self._told = 1
 
     def run(self, command: Sequence[str]) -> FaultOutcome:
         """Start it, and wait for its end.
@@ -75,6 +79,7 @@ class FaultLaunch:
 
         """
         began_ns = time.monotonic_ns()
+        self._warn_of_rights(command[0])
         with _woken_by_children() as wakeup:
             program = StartedProgram(command)
             self._watch(program.pid, command[0])
@@ -94,6 +99,13 @@ class FaultLaunch:
             return FaultOutcome(status=status, report=self._report(program.pid, command[0], status, began_ns))
         finally:
             self._close()
+
+    def _warn_of_rights(self, name: str) -> None:
+        path = shutil.which(name)
+        with suppress(OSError):
+            status = None if path is None else os.stat(path)
+            if status is not None and status.st_mode & stat.S_ISUID and status.st_uid != os.geteuid() != 0:
+                self._say(f"{readable(name)} runs without its own rights (setuid) while it is followed")
 
     def _watch(self, pid: int, name: str) -> None:
         try:
@@ -145,8 +157,13 @@ class FaultLaunch:
             wakeup.recv(4096)
 
     def _drain(self) -> None:
-        if self._collector is not None and self._events is not None:
-            self._collector.take(self._events.records())
+        if self._collector is None or self._events is None:
+            return
+        self._collector.take(self._events.records())
+        elapsed = (time.monotonic_ns() - self._begun_ns) / 1e9
+        if self._settings.tell and elapsed >= self._told * self._settings.interval:
+            self._told += 1
+            self._say(f"{elapsed:.1f} s{self._collector.news()}")
 
     def _stopped(self, program: StartedProgram, stop: Stop) -> int:
         """See to a thread that stands still, and tell the signal that it gets."""
@@ -158,8 +175,8 @@ class FaultLaunch:
                 self._drain()
                 self._collector.refresh(stop.tid)
         elif stop.why == "exit":
-            if stop.tid == program.pid:
-                self._ended = self._counters(stop.tid)
+            with suppress(LeaklineError):  # of the last of its threads, whichever that is
+                self._ended = self._counters(program.pid)
             self._drain()  # while there are still mappings to look up
         elif stop.why == "signal" and stop.signal in _SIGNALS:
             info = program.siginfo(stop.tid)
@@ -168,8 +185,8 @@ class FaultLaunch:
         return stop.signal
 
     def _counters(self, pid: int) -> tuple[int, int]:
-        stat = self._procfs.stat(pid)
-        return stat.minor_faults, stat.major_faults
+        found = self._procfs.stat(pid)
+        return found.minor_faults, found.major_faults
 
     def _crash(self, program: StartedProgram, stop: Stop, info: SignalInfo) -> None:
         status = self._procfs.status(stop.tid)
@@ -256,7 +273,6 @@ class FaultLaunch:
         if self._collector is None or self._events is None:
             report = counters_only(target, counts, self._settings, began_ns, self._why_not)
             return msgspec.structs.replace(report, faults=tuple(self._order), status=status)
-        self._drain()
         return build_fault_report(
             self._collector,
             self._events,

@@ -137,7 +137,6 @@ class FaultWatch:
         if self._events is None:
             why = "" if self._why_not is None else f"{self._why_not.message}. {self._why_not.hint}"
             return counters_only(self._target, counts, self._settings, self._began_ns, why)
-        self._collector.take(self._events.records())
         try:
             return build_fault_report(
                 self._collector, self._events, self._target, counts, self._settings, began_ns=self._began_ns, crashes=()
@@ -230,8 +229,9 @@ def build_fault_report(
         stopped_ns: how long it stood still.
 
     """
-    processes = collector.processes()
     minor, major = events.totals()
+    collector.take(events.records())  # what was counted is written too by now, if there was room
+    processes = collector.processes()
     sampled = sum(p.minor + p.major for p in processes)
     lost = max(minor + major - sampled, 0) if settings.every == 1 else events.lost * settings.every
     groups = [_group(raw, frames, exact) for raw, frames, exact in symbolised(collector)]

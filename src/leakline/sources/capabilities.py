@@ -14,6 +14,7 @@ from leakline.formats.elf import Elf
 from leakline.model.capability import Capability
 from leakline.native.parts import AGENT, BPF, HEAP, part_path
 from leakline.sources.bpf import HeapRecorder
+from leakline.sources.fault_events import FaultEvents, FaultOptions
 from leakline.sources.kernel_files import KernelFiles, kmemleak_is_on
 from leakline.sources.kmem_events import require_tracepoints
 from leakline.sources.perf_events import Breakpoints
@@ -114,6 +115,13 @@ def _all(procfs: ProcFs, pid: int, *, own: bool) -> Iterator[Capability]:
             return "allowed, by perf_event_open"
 
     yield _capability("hardware breakpoints", _TRACE, breakpoints)
+
+    def faults() -> str:
+        with FaultEvents(pid, lambda: procfs.threads(pid)[:1], FaultOptions()) as events:
+            kernel = "those made by the kernel for it too" if events.sees_kernel else "not those made by the kernel for it"
+            return f"allowed, by perf_event_open; {kernel}; {'with' if events.sees_codes else 'without'} error codes"
+
+    yield _capability("page faults", ("faults", "trace --via faults"), faults)
 
     def bpf() -> str:
         HeapRecorder().close()

@@ -19,6 +19,15 @@ MOST_FRAMES = 128
 _MOST_REMEMBERED = 16
 
 
+# struct rt_sigframe of x86-64 behind its return address is a ucontext_t (arch/x86/include/asm/sigframe.h,
+# include/uapi/asm/sigcontext.h): rip, rsp and rbp in it.
+_CONTEXT = 168, 160, 120
+
+
+def _never(_address: int) -> bool:
+    return False
+
+
 class _Walked(NamedTuple):
     """A walk, and what its answer hangs on. Places are words from the stack pointer up."""
 
@@ -40,6 +49,8 @@ def walk(
     word: Callable[[int], int | None],
     rule_at: Callable[[int], FrameRule | None],
     most: int = MOST_FRAMES,
+    is_code: Callable[[int], bool] = _never,
+    is_signal_frame: Callable[[int], bool] = _never,
 ) -> _Walked:
     """The instruction and its callers' return addresses, innermost first.
 
@@ -50,6 +61,8 @@ def walk(
         word: the stack's 8 bytes at an address.
         rule_at: the rule at an address of the process; None where it has none.
         most: frames.
+        is_signal_frame: whether an address is what a signal handler returns to.
+        is_code: whether an address may hold code, where no rule tells; asked of what a thread that jumped astray came from.
 
     """
     frames = [ip]
@@ -60,10 +73,20 @@ def walk(
     while len(frames) < most:
         # A return address belongs to the call before it; where a thread was interrupted, the instruction itself counts.
         rule = rule_at(frames[-1] if len(frames) == 1 else frames[-1] - 1)
+        if rule is None and len(frames) > 1 and is_signal_frame(frames[-1] - 1):
+            interrupted = [word(sp + offset) for offset in _CONTEXT]
+            ip_then, sp_then, bp_then = interrupted
+            if not ip_then or sp_then is None or bp_then is None:
+                return _Walked(tuple(returns), tuple(saved), entry_bp, tuple(frames), whole=False)
+            returns += [((sp + o - first) // 8, value) for o, value in zip(_CONTEXT, (ip_then, sp_then, bp_then), strict=True)]
+            # It was interrupted there, and has not called: one more, so that it is looked up like a return address.
+            frames.append(ip_then + 1)
+            sp, bp, bp_used = sp_then, bp_then, True
+            continue
         if rule is None:
             caller = word(sp)
             # A jump to what is no code, or a stub that has pushed nothing yet: the return address is on top.
-            if len(frames) > 1 or not caller or rule_at(caller - 1) is None:
+            if len(frames) > 1 or not caller or (rule_at(caller - 1) is None and not is_code(caller)):
                 return _Walked(tuple(returns), tuple(saved), entry_bp, tuple(frames), caller is not None)
             returns.append(((sp - first) // 8, caller))
             frames.append(caller)
@@ -97,11 +120,12 @@ class StackWalker:
 
     Args:
         rule_at: the rule at an address of the process; None where it has none.
+        is_signal_frame: whether an address is what a signal handler returns to.
 
     """
 
-    def __init__(self, rule_at: Callable[[int], FrameRule | None]) -> None:
-        self._rule_at = rule_at
+    def __init__(self, rule_at: Callable[[int], FrameRule | None], is_signal_frame: Callable[[int], bool] = _never) -> None:
+        self._rule_at, self._is_signal_frame = rule_at, is_signal_frame
         self._remembered: dict[int, list[_Walked]] = {}
 
     def frames(self, stack: Stack, callchain: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
@@ -134,7 +158,7 @@ class StackWalker:
             index, rest = divmod(address - sp, 8)
             return int(memory[index]) if not rest and 0 <= index < size else None
 
-        return walk(stack.instruction_pointer, sp, stack.frame_pointer, word, self._rule_at)
+        return walk(stack.instruction_pointer, sp, stack.frame_pointer, word, self._rule_at, is_signal_frame=self._is_signal_frame)
 
 
 def _holds(walked: _Walked, stack: Stack, memory: memoryview) -> bool:

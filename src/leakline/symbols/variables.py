@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from elftools.common.exceptions import DWARFError, ELFError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from elftools.dwarf.dwarfinfo import DWARFInfo
 
 _MOST_UNITS = 2000
+_PATIENCE_SECONDS = 3.0
 _DAMAGE = (DWARFError, ELFError, ConstructError, ValueError, KeyError, IndexError, AttributeError, TypeError, AssertionError)
 # DWARF's numbers of x86-64 registers (System V ABI, figure 3.36).
 _REGISTERS = ("rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
@@ -129,8 +131,9 @@ def _unit_at(dwarf: DWARFInfo, pc: int) -> CompileUnit | None:
         at = ranges.cu_offset_at_addr(pc)
         if at is not None:
             return dwarf.get_CU_at(at)
+    until = time.monotonic() + _PATIENCE_SECONDS
     for number, unit in enumerate(dwarf.iter_CUs()):
-        if number > _MOST_UNITS:
+        if number > _MOST_UNITS or time.monotonic() > until:
             return None
         if _holds(dwarf, unit.get_top_DIE(), pc):
             return unit
@@ -168,9 +171,12 @@ def _variables(
     low = unit.get_top_DIE().attributes.get("DW_AT_low_pc")
     base = 0 if low is None else low.value
     pending = [unit.get_top_DIE()]
+    until = time.monotonic() + _PATIENCE_SECONDS
     while pending:
         die = pending.pop()
         for child in die.iter_children():
+            if time.monotonic() > until:
+                return  # a unit of a million entries
             if child.tag in ("DW_TAG_namespace", *_STRUCTURES) or (
                 child.tag in ("DW_TAG_subprogram", *_SCOPES) and _holds(dwarf, child, pc)
             ):
