@@ -23,6 +23,6 @@ def fingerprint(kind: str, stack: Sequence[Frame], size: int | None, content: st
         content: the symbol that the blocks begin with.
 
     """
-    named = [f"{f.module}!{_SUFFIX.sub('', f.function)}" if f.function else f"{f.module}+{f.address:#x}" for f in stack]
+    named = [f"{f.module}!{_SUFFIX.sub('', f.function)}" if f.function else f"{f.module}+{f.address or 0:#x}" for f in stack]
     parts = [kind, *named[:_DEPTH]] if stack else [kind, str(size), content or ""]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]

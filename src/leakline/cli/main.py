@@ -27,6 +27,7 @@ COMMANDS = {
     "trend": "Judge whether series of memory grow without end.",
     "report": "Show a recording: in words, or as a chart.",
     "system": "Show where all of the machine's memory is.",
+    "kernel": "Watch the kernel's own memory: what grows, whose it is, which line allocates it.",
     "ps": "Show what processes hold: USS, PSS, RSS, VSS and swap.",
     "maps": "Show the mappings of a process, and what each is and holds.",
     "snapshot": "Keep this machine's /proc and /sys files in an archive, for --root.",

@@ -21,8 +21,9 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     line: int | None
     module: str | None
     """File name of the executable or library."""
-    address: int
-    """In the module's own terms (its ELF virtual address), so that the same place has the same number in every process."""
+    address: int | None
+    """In the module's own terms (its ELF virtual address), so that the same place has the same number in every process; None where
+    only a name is known, as the kernel prints its stacks."""
     inlined: bool = False
     offset: int | None = None
     """Bytes from the function's start, where the line is unknown."""

@@ -110,7 +110,7 @@ def frame_place(frame: Frame) -> str:
     if frame.file is not None and frame.line is not None:
         return printable(f"{os.path.basename(frame.file)}:{frame.line}")
     module = frame.module or "no file"
-    return printable(f"{module}+{frame.address:#x}")
+    return printable(module if frame.address is None else f"{module}+{frame.address:#x}")
 
 
 def frame_function(frame: Frame) -> str:

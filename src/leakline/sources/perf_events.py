@@ -109,7 +109,7 @@ class Breakpoints:
         self._rings: dict[int, _Ring] = {}
         self.lost = 0
         try:
-            for cpu in sorted(os.sched_getaffinity(0) | _possible_cpus()):
+            for cpu in sorted(os.sched_getaffinity(0) | online_cpus()):
                 self._open_on(cpu, threads, addresses)
             for fd in self._fds:
                 self._ioctl(fd, _IOC_ENABLE, 0)
@@ -218,7 +218,7 @@ def parse_sample(body: bytes) -> Hit:
     )
 
 
-def _possible_cpus() -> set[int]:
+def online_cpus() -> set[int]:
     """CPUs that are online: `0-3,8`."""
     cpus: set[int] = set()
     with open("/sys/devices/system/cpu/online") as file:

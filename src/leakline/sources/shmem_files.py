@@ -41,7 +41,7 @@ class _Files:
 
     def __init__(self, proc: Path) -> None:
         self._proc = os.fspath(proc)
-        self._devices = {_kernels_own(), *_tmpfs_devices(proc)}
+        self._devices = {kernels_own(), *tmpfs_devices(proc)}
         self.found: dict[_Key, _File] = {}
 
     def meet(self, name: str, status: os.stat_result) -> _File | None:
@@ -128,7 +128,7 @@ def _kind(file: _File) -> Kind:
     return "tmpfs" if file.linked else "deleted"
 
 
-def _kernels_own() -> int:
+def kernels_own() -> int:
     """The device of the mount behind memfds, System V and shared anonymous memory."""
     file = os.memfd_create("leakline", os.MFD_CLOEXEC)
     try:
@@ -150,7 +150,7 @@ def _tmpfs_mounts(proc: Path) -> Iterator[tuple[str, int]]:
                 yield mount, device
 
 
-def _tmpfs_devices(proc: Path) -> set[int]:
+def tmpfs_devices(proc: Path) -> set[int]:
     return {device for _, device in _tmpfs_mounts(proc)}
 
 

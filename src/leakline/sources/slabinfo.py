@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -67,6 +69,22 @@ def read_slabs(machine: Machine) -> list[SlabCache]:
     except OSError as error:
         raise PermissionNeeded("no permission to read slabinfo", hint="Run as root.") from error
     return parse_slabinfo(data, machine.page_size)
+
+
+def read_aliases(machine: Machine) -> dict[str, tuple[str, ...]]:
+    """For each cache the others that the kernel keeps in it (mm/slub.c, sysfs_slab_alias()); empty where that is not known.
+
+    A cache of another's size and flags is merged into it, and its name is a link: UNIX sockets may count as `signal_cache`.
+    """
+    links: dict[str, str] = {}
+    with suppress(OSError), os.scandir(machine.sys / "kernel/slab") as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                links[readable(entry.name)] = os.path.basename(os.readlink(entry.path))
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, target in sorted(links.items()):
+        groups[target].append(name)
+    return {name: tuple(other for other in groups[target] if other != name) for name, target in links.items()}
 
 
 def is_reclaimable(machine: Machine, cache: str) -> bool:

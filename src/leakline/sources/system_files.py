@@ -47,6 +47,22 @@ def parse_pressure(data: bytes) -> tuple[Pressure, ...]:
     return tuple(found)
 
 
+def parse_vmstat(data: bytes) -> dict[str, int]:
+    """The counters of /proc/vmstat: pages, and events since the boot.
+
+    Raises:
+        ParseError: a line has another form.
+
+    """
+    found = {}
+    for line in data.splitlines():
+        name, _, value = line.partition(b" ")
+        if not value.lstrip(b"-").isdigit() or len(value) > 24:
+            raise ParseError(f"vmstat: {line[:80]!r}")
+        found[text(name)] = int(value)
+    return found
+
+
 _ZONE = re.compile(rb"^Node (\d+), zone +(\S+)$", re.MULTILINE)
 
 

@@ -1,0 +1,56 @@
+"""/proc/vmallocinfo (mm/vmalloc.c): virtually contiguous memory of the kernel, by who asked for it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from leakline.errors import ParseError
+from leakline.model.kernel import VmallocCaller
+from leakline.model.names import readable
+from leakline.sources.parsing import text
+
+
+def parse_vmallocinfo(data: bytes, page_size: int) -> tuple[VmallocCaller, ...]:
+    """The callers, those with the most memory first.
+
+    Mappings of devices (ioremap) and of others' pages (vmap) have no pages of their own: `bytes` of these is 0.
+
+    Raises:
+        ParseError: a line has another form.
+
+    """
+    areas: dict[tuple[bytes, bytes | None], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for line in data.split(b"\n"):
+        if not line:
+            continue
+        fields = line.split()
+        try:
+            if not fields[0].startswith(b"0x"):
+                raise ValueError
+            size = int(fields[1])
+        except (ValueError, IndexError) as error:
+            raise ParseError(f"vmallocinfo: {line[:80]!r}") from error
+        caller, module, pages = b"unpurged" if b"vm_map_ram" not in fields else b"vm_map_ram", None, 0
+        # Words without a sign in them are flags; the caller is symbol+offset/size, or a bare address without CONFIG_KALLSYMS.
+        for field in fields[2:]:
+            if field.startswith(b"pages="):
+                pages = int(field[6:]) if field[6:].isdigit() else 0
+            elif field.startswith(b"[") and field.endswith(b"]"):
+                module = field[1:-1]
+            elif b"+0x" in field:
+                caller = field.partition(b"+")[0]
+        amounts = areas[caller, module]
+        amounts[0] += 1
+        amounts[1] += pages * page_size
+        amounts[2] += size
+    rows = [
+        VmallocCaller(
+            caller=readable(text(caller)),
+            module=None if module is None else readable(text(module)),
+            areas=count,
+            bytes=held,
+            reserved=reserved,
+        )
+        for (caller, module), (count, held, reserved) in areas.items()
+    ]
+    return tuple(sorted(rows, key=lambda row: (-row.bytes, row.caller)))
