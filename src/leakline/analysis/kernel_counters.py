@@ -50,7 +50,9 @@ def judge_looks(looks: Sequence[KernelLook], settings: Settings) -> list[SeriesT
     if len(looks) < 2:
         return []
     names = [
-        name for name, value in looks[-1].values.items() if value - looks[0].values.get(name, 0) >= LEAST_GROWTH and _rises(looks, name)
+        name
+        for name, value in looks[-1].values.items()
+        if value - looks[0].values.get(name, 0) >= LEAST_GROWTH and _rises(looks, name)
     ]
     series = [series_of(looks, name) for name in names]
     trends = judge(series, settings) if series else []

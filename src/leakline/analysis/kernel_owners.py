@@ -81,7 +81,7 @@ def owners_of_counter(
 
     """
     names = _names(counter, aliases)
-    found = [owner for owner in more if _keeps(owner.what, counter, names) and _matters(owner, growth, objects, counter)]
+    found = [owner for owner in more if _keeps(owner.what, names) and _matters(owner, growth, objects, counter)]
     found = [owner for owner in found if not _is_outer(owner, found)]
     found.sort(key=lambda owner: (owner.pid is None, -(owner.bytes or 0) if counter == "meminfo:Shmem" else 0, -owner.count))
     return tuple(found[:_MOST_OWNERS])
@@ -103,7 +103,7 @@ def _names(counter: str, aliases: Collection[str]) -> set[str]:
     return {counter, *aliases, *((name,) if kind in ("slab", "meminfo") else ())}
 
 
-def _keeps(what: str, counter: str, names: Collection[str]) -> bool:
+def _keeps(what: str, names: Collection[str]) -> bool:
     patterns = _KEPT_IN.get(what)
     if patterns is None:  # an anonymous inode that is not in the table: it is a file at least
         patterns = _SOCKET if what.endswith(" socket") else _FILES

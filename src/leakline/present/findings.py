@@ -61,7 +61,19 @@ def _describe(report: Report, most: int) -> Iterator[Line]:
     yield from _tail(report)
 
 
+def _kernel_headline(report: Report) -> str:
+    if not report.findings:
+        return "the kernel was seen to allocate nothing that stays"
+    first = report.findings[0]
+    where = "by a caller that is not known" if first.location is None else f"at {place(first.location, first.stack)}"
+    words = {"definite": "the kernel loses what is allocated", "growing": "the kernel holds ever more of what is allocated"}
+    more = "" if len(report.findings) == 1 else f", and {counted(len(report.findings) - 1, 'other finding')}"
+    return f"{words.get(first.kind, 'the kernel holds what was allocated')} {where}{more}"
+
+
 def _headline(report: Report) -> str:
+    if report.target is None:
+        return _kernel_headline(report)
     definite = [f for f in report.findings if f.kind == "definite"]
     if not definite:
         if report.summary.definite is None:

@@ -101,7 +101,9 @@ def _tables(report: KernelReport, most: int) -> Iterator[Line]:
     if report.zones is not None:
         yield from table("zones", report.zones, Zone, _ZONE)
     if report.buddy is not None:
-        yield from table("free blocks by order, and what of the free memory is in smaller ones, percent", report.buddy, FreeArea, _BUDDY)
+        yield from table(
+            "free blocks by order, and what of the free memory is in smaller ones, percent", report.buddy, FreeArea, _BUDDY
+        )
         yield from map(_fragmentation, report.buddy)
     if report.page_types is not None:
         yield from table("free blocks by what they are kept for", report.page_types, MovableBlocks, _TYPES)

@@ -42,7 +42,11 @@ class KernelWatch:
     """
 
     def __init__(
-        self, machine: Machine, interruption: Interruption, parts: Collection[Part] = (), settings: Settings = Settings()  # noqa: B008
+        self,
+        machine: Machine,
+        interruption: Interruption,
+        parts: Collection[Part] = (),
+        settings: Settings = Settings(),  # noqa: B008
     ) -> None:
         self._machine, self._interruption = machine, interruption
         self._parts, self._settings = parts, settings

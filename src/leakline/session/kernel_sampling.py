@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from leakline.sources.slabinfo import SlabCache
 
 Part = Literal["slab", "vmalloc", "zones", "buddy", "percpu", "pagetables", "unexplained"]
-_AMOUNTS_OF: dict[str, tuple[str, ...]] = {"percpu": ("Percpu",), "pagetables": ("PageTables", "SecPageTables"), "vmalloc": ("VmallocUsed",)}
+_AMOUNTS_OF: dict[str, tuple[str, ...]] = {
+    "percpu": ("Percpu",),
+    "pagetables": ("PageTables", "SecPageTables"),
+    "vmalloc": ("VmallocUsed",),
+}
 WATCHED: tuple[Part, ...] = ("slab", "vmalloc", "percpu", "pagetables", "unexplained")
 """The parts with counters that can grow."""
 
@@ -37,7 +41,9 @@ class KernelSampler:
         self._machine, self._procfs = machine, ProcFs(machine.proc)
         self._parts = {part for part in parts if part in WATCHED} or set(WATCHED)
         self._amounts = [
-            name for name in KERNEL_AMOUNTS if self._parts == set(WATCHED) or any(name in _AMOUNTS_OF.get(p, ()) for p in self._parts)
+            name
+            for name in KERNEL_AMOUNTS
+            if self._parts == set(WATCHED) or any(name in _AMOUNTS_OF.get(p, ()) for p in self._parts)
         ]
         self._reclaimable: dict[str, bool] = {}
         self.aliases = read_aliases(machine)

@@ -119,7 +119,9 @@ class KmemEvents:
     def __init__(self, tracefs: KernelFiles, events: Sequence[Event], pages: int = 1024) -> None:
         known = [event for event in events if tracefs.exists(f"events/{event.name}/format")]
         if not any(event.allocates for event in known):
-            raise NotPossible("this kernel has no tracepoints of allocations", hint="It takes CONFIG_TRACEPOINTS and CONFIG_PERF_EVENTS.")
+            raise NotPossible(
+                "this kernel has no tracepoints of allocations", hint="It takes CONFIG_TRACEPOINTS and CONFIG_PERF_EVENTS."
+            )
         self._formats = {}
         for event in known:
             number, offset = parse_format(tracefs.read(f"events/{event.name}/format"), event.key)
@@ -166,7 +168,9 @@ class KmemEvents:
         first: int | None = None
         for event in events:
             sample = (_TID | _CALLCHAIN if allocates else 0) | _TIME | _RAW
-            head = struct.pack("<IIQQQQQ", _TYPE_TRACEPOINT, 112, self._formats[event].number, 1, sample, 0, _DISABLED | _NO_USER_CALLCHAIN)
+            head = struct.pack(
+                "<IIQQQQQ", _TYPE_TRACEPOINT, 112, self._formats[event].number, 1, sample, 0, _DISABLED | _NO_USER_CALLCHAIN
+            )
             fd = self._open(head.ljust(112, b"\0"), cpu)
             self._fds.append(fd)
             if event.filter is not None:

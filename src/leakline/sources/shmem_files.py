@@ -151,6 +151,7 @@ def _tmpfs_mounts(proc: Path) -> Iterator[tuple[str, int]]:
 
 
 def tmpfs_devices(proc: Path) -> set[int]:
+    """The devices of the tmpfs that are mounted here."""
     return {device for _, device in _tmpfs_mounts(proc)}
 
 

@@ -24,12 +24,9 @@ def parse_vmallocinfo(data: bytes, page_size: int) -> tuple[VmallocCaller, ...]:
         if not line:
             continue
         fields = line.split()
-        try:
-            if not fields[0].startswith(b"0x"):
-                raise ValueError
-            size = int(fields[1])
-        except (ValueError, IndexError) as error:
-            raise ParseError(f"vmallocinfo: {line[:80]!r}") from error
+        if len(fields) < 2 or not fields[0].startswith(b"0x") or not fields[1].isdigit():
+            raise ParseError(f"vmallocinfo: {line[:80]!r}")
+        size = int(fields[1])
         caller, module, pages = b"unpurged" if b"vm_map_ram" not in fields else b"vm_map_ram", None, 0
         # Words without a sign in them are flags; the caller is symbol+offset/size, or a bare address without CONFIG_KALLSYMS.
         for field in fields[2:]:

@@ -1,0 +1,181 @@
+"""Allocations of the kernel as they happen, filtered to one size, and confirmed by the cache's own counter."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from leakline.analysis.diagnosis import rank
+from leakline.analysis.kernel_sites import answering_call, kernel_finding
+from leakline.model.finding import Evidence, NotJudged
+from leakline.sources.kernel_files import KernelFiles
+from leakline.sources.kernel_symbols import KernelSymbols, parse_kallsyms
+from leakline.sources.kmem_events import Event, KmemEvents
+from leakline.sources.slabinfo import read_slabs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from leakline.model.finding import Finding
+    from leakline.model.stack import Frame
+    from leakline.session.interruption import Interruption
+    from leakline.sources.machine import Machine
+
+_DRAIN_SECONDS = 0.05
+_GRACE_SECONDS = 1.0
+"""What was allocated in the last of it is on its way, not kept."""
+_SLACK = 64
+"""Objects by which a cache's counter may lag behind: those on the CPUs' own lists count as used."""
+_MOST_FINDINGS = 50
+
+
+class _Group(NamedTuple):
+    stack: tuple[Frame, ...]
+    blocks: int
+    tasks: Counter[int]
+
+
+def _events(suspect: tuple[str, int] | None, peers: Sequence[str]) -> list[Event]:
+    """What to record for a slab cache, or for whole pages where None.
+
+    kfree() does not tell the size, so that frees cannot be filtered by it; kmem_cache_free() tells the cache.
+    """
+    if suspect is None:
+        page = [Event("kmem/mm_page_alloc", "pfn", "migratetype == 0", allocates=True)]  # unmovable: the kernel's own
+        return [*page, *(Event(f"kmem/{name}", "pfn", None, allocates=False) for name in ("mm_page_free", "mm_page_free_batched"))]
+    name, size = suspect
+    wanted = f"bytes_alloc == {size}"
+    if _is_general(name):
+        made = [Event(f"kmem/{event}", "ptr", wanted, allocates=True) for event in ("kmalloc", "kmalloc_node")]
+        return [*made, Event("kmem/kfree", "ptr", None, allocates=False)]
+    made = [Event(f"kmem/{event}", "ptr", wanted, allocates=True) for event in ("kmem_cache_alloc", "kmem_cache_alloc_node")]
+    caches = " || ".join(f'name == "{peer}"' for peer in peers)
+    return [*made, Event("kmem/kmem_cache_free", "ptr", caches, allocates=False)]
+
+
+def _is_general(cache: str) -> bool:
+    return cache.startswith(("kmalloc-", "dma-kmalloc-"))
+
+
+def trace_kernel(
+    machine: Machine, suspect: tuple[str, int] | None, duration: float, interruption: Interruption, say: Callable[[str], None]
+) -> tuple[list[Finding], list[NotJudged]]:
+    """Findings about what was allocated and not freed while we looked.
+
+    Args:
+        machine: the live one.
+        suspect: a slab cache and the size of its objects; None for whole pages.
+        duration: seconds.
+        interruption: the first Ctrl-C ends it.
+        say: hears what is done.
+
+    Raises:
+        PermissionNeeded: it takes root.
+        NotPossible: this kernel has no such events.
+
+    """
+    symbols = parse_kallsyms((machine.proc / "kallsyms").read_bytes())
+    with KernelFiles("tracefs") as tracefs:
+        before = _in_use(machine, suspect)
+        events = KmemEvents(tracefs, _events(suspect, sorted(before)))
+    what = "whole pages" if suspect is None else f"objects of {suspect[1]} bytes ({suspect[0]})"
+    say(f"recording who allocates and frees {what} for {duration:g} s")
+    with events:
+        began = time.monotonic()
+        while (left := duration - (time.monotonic() - began)) > 0 and not interruption.asked:
+            interruption.wait(min(_DRAIN_SECONDS, left))
+            events.drain()
+        events.stop()
+        seconds = time.monotonic() - began
+        after = _in_use(machine, suspect)
+        events.drain()
+        groups = _grouped(events, symbols, min(_GRACE_SECONDS, seconds / 4))
+    gained = sum(after.values()) - sum(before.values()) if suspect is not None else None
+    findings, doubtful = _findings(groups, suspect, machine.page_size, seconds, gained, events)
+    return findings, [*doubtful, *_blindness(suspect, sorted(before), events)]
+
+
+def _in_use(machine: Machine, suspect: tuple[str, int] | None) -> dict[str, int]:
+    """Objects in use of all caches whose objects the filter cannot tell apart."""
+    if suspect is None:
+        return {}
+    general = _is_general(suspect[0])
+    return {
+        cache.name: cache.objects
+        for cache in read_slabs(machine)
+        if cache.object_size == suspect[1] and _is_general(cache.name) == general and '"' not in cache.name
+    }
+
+
+def _grouped(events: KmemEvents, symbols: KernelSymbols, grace: float) -> list[_Group]:
+    kept = events.not_freed()
+    if not len(kept.times):
+        return []
+    young = int(kept.times.max()) - int(grace * 1e9)
+    tasks: dict[int, Counter[int]] = defaultdict(Counter)
+    for chain, task, when in zip(kept.chains.tolist(), kept.tasks.tolist(), kept.times.tolist(), strict=True):
+        if when <= young:
+            tasks[chain][task] += 1
+    joined: dict[tuple[Frame, ...], Counter[int]] = defaultdict(Counter)
+    for chain, by_task in tasks.items():
+        stack = tuple(symbols.frame(address) for address in events.stack(chain))
+        joined[stack].update(by_task)
+    return [_Group(stack, by_task.total(), by_task) for stack, by_task in joined.items() if stack]
+
+
+def _findings(
+    groups: Sequence[_Group],
+    suspect: tuple[str, int] | None,
+    page_size: int,
+    seconds: float,
+    gained: int | None,
+    events: KmemEvents,
+) -> tuple[list[Finding], list[NotJudged]]:
+    by_place: dict[object, list[_Group]] = defaultdict(list)
+    for group in groups:
+        at = answering_call(group.stack)
+        by_place[group.stack[0 if at is None else at].function].append(group)
+    each = page_size if suspect is None else suspect[1]
+    counter = "pages" if suspect is None else f"slab:{suspect[0]}"
+    findings, doubtful = [], []
+    for same in by_place.values():
+        blocks = sum(group.blocks for group in same)
+        largest = max(same, key=lambda group: group.blocks)
+        task, count = sum((group.tasks for group in same), Counter[int]()).most_common(1)[0]
+        values: dict[str, int | float | str] = {
+            "blocks": blocks,
+            "events": events.seen,
+            "lost": events.lost,
+            "pid": task,
+            "by_pid": count,
+        }
+        seen = f"{blocks:,} of {events.seen:,} events were allocations here that were not freed in {seconds:.1f} s"
+        text = f"{seen}; {count:,} by process {task}"
+        evidence = [Evidence(method="tracepoints", text=text, values=values)]
+        if gained is not None:
+            if blocks > max(gained, 0) + _SLACK:
+                place = largest.stack[answering_call(largest.stack) or 0].function
+                why = (
+                    f"{blocks:,} allocations by {place} were not seen being freed, but the cache has only {gained:,} objects more: "
+                    "frees by kfree_rcu and in bulk make no event"
+                )
+                doubtful.append(NotJudged(name=counter, bytes=blocks * each, share=None, why=why))
+                continue
+            text = f"the cache's own counter confirms it: {gained:,} objects more in use"
+            evidence.append(Evidence(method="slabinfo", text=text, values={"objects": gained}))
+        findings.append(
+            kernel_finding("outstanding", largest.stack, counter, blocks * each, blocks, blocks * each / seconds, "low", evidence)
+        )
+    return rank(findings)[:_MOST_FINDINGS], doubtful
+
+
+def _blindness(suspect: tuple[str, int] | None, peers: Sequence[str], events: KmemEvents) -> list[NotJudged]:
+    whys = ["what was allocated before is not seen; whether something still points to an object is not known: growth, not loss"]
+    if suspect is None:
+        whys.append("pages of a higher order count as one page; movable pages (programs, files) are left out")
+    elif len(peers) > 1:
+        whys.append(f"objects of {suspect[1]} bytes are in {', '.join(peers)}: events do not tell these apart")
+    if events.lost:
+        whys.append(f"{events.lost:,} events were lost: a free among them makes an object seem kept")
+    return [NotJudged(name="tracepoints", bytes=None, share=None, why=why) for why in whys]
