@@ -52,6 +52,11 @@ glibcs: ## the C libraries of several Debian releases, in build/glibcs, where th
 test-real: .venv/.developing glibcs ## the longer tests on real processes
 	$(BIN)/pytest -m slow tests/real
 
+test-kernel: .venv/.developing ## a real kernel that leaks, booted in user-mode Linux (LEAKLINE_UML_DIR: a ready one)
+	tools/install-packages kernel
+	[ -n "$$LEAKLINE_UML_DIR" ] || [ -e build/uml/linux ] || tools/build-uml build/uml
+	$(BIN)/pytest -m slow tests/kernel
+
 bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
@@ -71,4 +76,4 @@ dist: .venv/.developing ## wheel and source archive in dist/
 clean: ## remove what was built
 	rm -rf .venv build dist src/leakline/_native .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo check format test agent-check glibcs test-real bench docs dist clean
+.PHONY: help setup demo check format test agent-check glibcs test-real test-kernel bench docs dist clean

@@ -12,7 +12,8 @@ from leakline.model.finding import Cost, KindTotal, NotJudged, Report, RetainedF
 from leakline.session.kernel_sampling import KernelSampler, Part
 from leakline.session.kernel_tracing import trace_kernel
 from leakline.sources.allocinfo import parse_allocinfo
-from leakline.sources.kernel_files import KernelFiles
+from leakline.sources.kernel_files import KernelFiles, kmemleak_is_on
+from leakline.sources.kmem_events import require_tracepoints
 from leakline.sources.page_owner import parse_page_owner, parse_show_stacks
 from leakline.sources.slab_traces import parse_slab_traces
 
@@ -210,7 +211,7 @@ def _by_page_owner(asked: Asked) -> _Found:
 def _by_slab_traces(asked: Asked) -> _Found:
     with KernelFiles("debugfs") as files:
         hint = "It takes CONFIG_SLUB_DEBUG and CONFIG_DEBUG_FS, and slub_debug=U at boot (slub_debug=U,kmalloc-256 for one cache)."
-        if not files.exists("slab"):
+        if not files.names("slab"):
             raise NotPossible("this kernel does not keep who allocated slab objects", hint=hint)
         first = min(2.0, asked.duration / 3)
         suspects = asked.suspects(first)
@@ -240,9 +241,9 @@ def _by_slab_traces(asked: Asked) -> _Found:
 
 def _by_kmemleak(asked: Asked) -> _Found:
     with KernelFiles("debugfs") as files:
-        if not files.exists("kmemleak"):
+        if not kmemleak_is_on(files):
             raise NotPossible(
-                "this kernel has no kmemleak",
+                "this kernel has no kmemleak, or it is off",
                 hint="It takes CONFIG_DEBUG_KMEMLEAK, and kmemleak=on at boot.",
             )
 
@@ -281,6 +282,7 @@ def _by_kmemleak(asked: Asked) -> _Found:
 
 
 def _by_tracepoints(asked: Asked) -> _Found:
+    require_tracepoints()
     if asked.counter in ("pages", "unexplained"):
         suspects: list[tuple[str, int]] = []
     else:

@@ -14,6 +14,8 @@ from leakline.formats.elf import Elf
 from leakline.model.capability import Capability
 from leakline.native.parts import AGENT, BPF, HEAP, part_path
 from leakline.sources.bpf import HeapRecorder
+from leakline.sources.kernel_files import KernelFiles, kmemleak_is_on
+from leakline.sources.kmem_events import require_tracepoints
 from leakline.sources.perf_events import Breakpoints
 from leakline.sources.ptrace import stopped
 from leakline.sources.remote_memory import PageMap, RemoteMemory
@@ -139,11 +141,43 @@ def _kernel_files() -> Iterator[Capability]:
             raise OSError(2, "not mounted, or not readable")
         return "/sys/kernel/tracing"
 
-    yield _capability("tracefs", (), tracefs, "As root: mount -t tracefs tracefs /sys/kernel/tracing")
-    kmemleak = "As root: mount -t debugfs debugfs /sys/kernel/debug; the kernel needs CONFIG_DEBUG_KMEMLEAK and kmemleak=on"
-    yield _capability("kmemleak", (), first_line("/sys/kernel/debug/kmemleak"), kmemleak)
-    allocinfo = "Linux 6.10 with CONFIG_MEM_ALLOC_PROFILING, and sysctl vm.mem_profiling=1; root reads it"
-    yield _capability("allocinfo", (), first_line("/proc/allocinfo"), allocinfo)
+    def slab_traces() -> str:
+        with KernelFiles("debugfs") as files:
+            caches = files.names("slab")
+        if not caches:
+            raise OSError(2, "no cache keeps who allocated its objects")
+        return f"kept for {len(caches)} caches"
+
+    def tracepoints() -> str:
+        require_tracepoints()
+        return "kmem:kmalloc, by perf_event_open"
+
+    def page_owner() -> str:
+        with KernelFiles("debugfs") as files:
+            for name in ("page_owner_stacks/show_stacks", "page_owner"):
+                if files.exists(name) and next(files.pieces(name), b""):
+                    return f"debugfs has {name}"
+        raise OSError(2, "not built in, or not on")
+
+    def kmemleak() -> str:
+        with KernelFiles("debugfs") as files:
+            if not files.exists("kmemleak"):
+                raise OSError(2, "debugfs has no kmemleak")
+            if not kmemleak_is_on(files):
+                raise OSError(2, "built in, but off")
+        return "on"
+
+    uses = ("kernel --locate",)
+    config = "Linux 6.10 with CONFIG_MEM_ALLOC_PROFILING, and sysctl.vm.mem_profiling=1 at boot; root reads it"
+    yield _capability("allocinfo", uses, first_line("/proc/allocinfo"), config)
+    config = "Boot with page_owner=on; the kernel needs CONFIG_PAGE_OWNER; root reads it"
+    yield _capability("page_owner", uses, page_owner, config)
+    config = "Boot with slub_debug=U; the kernel needs CONFIG_SLUB_DEBUG and CONFIG_DEBUG_FS; root reads it"
+    yield _capability("slab traces", uses, slab_traces, config)
+    config = "Boot with kmemleak=on; the kernel needs CONFIG_DEBUG_KMEMLEAK; root reads it"
+    yield _capability("kmemleak", uses, kmemleak, config)
+    config = "Run as root; the kernel needs CONFIG_TRACEPOINTS and CONFIG_PERF_EVENTS"
+    yield _capability("tracepoints", uses, tracepoints, config)
 
 
 def _tools() -> Iterator[Capability]:

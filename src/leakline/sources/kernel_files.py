@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
 _CMD_CREATE = 6
 _CLOEXEC = 1
+_OPTIONS = {"debugfs": "CONFIG_DEBUG_FS", "tracefs": "CONFIG_TRACEPOINTS and CONFIG_PERF_EVENTS"}
 _USUAL = {"debugfs": "/sys/kernel/debug", "tracefs": "/sys/kernel/tracing"}
 
 
@@ -105,6 +107,34 @@ class KernelFiles:
         except OSError as error:
             raise NotPossible(f"cannot write {self._kind}'s {name}: {error.strerror}") from error
 
+    def names(self, folder: str) -> list[str]:
+        """What is in a folder; nothing where there is none."""
+        with suppress(OSError):
+            return os.listdir(self.path(folder))
+        return []
+
+
+def kmemleak_is_on(debugfs: KernelFiles) -> bool:
+    """Whether kmemleak is there and takes orders; it is given one that it does not know (mm/kmemleak.c, kmemleak_write()).
+
+    Raises:
+        PermissionNeeded: it takes root.
+
+    """
+    try:
+        file = os.open(debugfs.path("kmemleak"), os.O_WRONLY | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise PermissionNeeded("no permission to use kmemleak", hint="Run as root.") from error
+    except OSError:
+        return False
+    try:
+        os.write(file, b"?")
+    except OSError as error:
+        return error.errno == errno.EINVAL  # EPERM where it is off
+    finally:
+        os.close(file)
+    return True
+
 
 def _opened(kind: str) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
@@ -115,8 +145,10 @@ def _opened(kind: str) -> int:
             return result
         code = ctypes.get_errno()
         why = os.strerror(code)
-        if code in (1, 13):
+        if code in (errno.EPERM, errno.EACCES):
             raise PermissionNeeded(f"{kind} cannot be opened: {why}", hint="Run as root.")
+        if code == errno.ENODEV:
+            raise NotPossible(f"this kernel has no {kind}", hint=f"It takes {_OPTIONS[kind]}.")
         raise NotPossible(f"{kind} cannot be opened: {why}", hint=f"As root: mount -t {kind} {kind} {_USUAL[kind]}")
 
     context = call(_SYS_FSOPEN, ctypes.c_char_p(kind.encode()), ctypes.c_uint(_CLOEXEC))

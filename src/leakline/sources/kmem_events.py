@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from leakline.errors import NotPossible, PermissionNeeded
+from leakline.sources.kernel_files import KernelFiles
 from leakline.sources.perf_events import online_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-
-    from leakline.sources.kernel_files import KernelFiles
 
     Numbers = NDArray[np.uint64]
 
@@ -59,6 +58,19 @@ class Allocations(NamedTuple):
     times: Numbers
     chains: NDArray[np.int64]
     tasks: NDArray[np.int64]
+
+
+def require_tracepoints() -> None:
+    """See whether events of allocations can be had, by one that never comes.
+
+    Raises:
+        PermissionNeeded: it takes root.
+        NotPossible: this kernel has none.
+
+    """
+    never = Event("kmem/kmalloc", "ptr", "bytes_alloc == 1", allocates=True)
+    with KernelFiles("tracefs") as tracefs:
+        KmemEvents(tracefs, [never], pages=8).close()
 
 
 class _Format(NamedTuple):
