@@ -24,6 +24,8 @@ def parse_slab_traces(data: bytes, cache: str, object_size: int) -> tuple[Alloca
         ParseError: a line has another form.
 
     """
+    if data.strip() == b"No data":
+        return ()
     found = []
     for block in data.split(b"\n\n"):
         lines = [line for line in block.split(b"\n") if line.strip()]
@@ -39,6 +41,6 @@ def parse_slab_traces(data: bytes, cache: str, object_size: int) -> tuple[Alloca
             count = int(head[1])
             if frames:
                 found.append(AllocationSite(tuple(frames), f"slab:{cache}", count * object_size, count))
-        if lines and data.strip() != b"No data":
+        if lines:
             raise ParseError(f"{cache}: a trace of another form")
     return tuple(found)
