@@ -48,6 +48,14 @@ _KEPT_IN: dict[str, tuple[str, ...]] = {
     "io_uring": (*_FILES, "io_*", "unexplained", "kmalloc*", "VmallocUsed"),
     "open file": _FILES,
 }
+_OBJECTS_EACH = {
+    "network namespace": 100,
+    "control group that was removed, but is still held": 20,
+    "io_uring": 8,
+    "thread": 4,
+    "mount in its namespace": 6,
+}
+"""How many objects of one cache a thing takes, where it is many."""
 _MOST_OWNERS = 5
 _LEAST_SHARE = 0.1
 """Of a counter's growth, by objects or bytes: who has less more than that is not its owner."""
@@ -82,7 +90,9 @@ def owners_of_counter(
     """
     names = _names(counter, aliases)
     found = [owner for owner in more if _keeps(owner.what, names) and _matters(owner, growth, objects, counter)]
-    found = [owner for owner in found if not _is_outer(owner, found)]
+    named = any(owner.what != _CHARGED for owner in found)
+    # All that a group is charged for its things says less than who has them.
+    found = [owner for owner in found if not (owner.what == _CHARGED if named else _is_outer(owner, found))]
     found.sort(key=lambda owner: (owner.pid is None, -(owner.bytes or 0) if counter == "meminfo:Shmem" else 0, -owner.count))
     return tuple(found[:_MOST_OWNERS])
 
@@ -113,8 +123,8 @@ def _keeps(what: str, names: Collection[str]) -> bool:
 def _matters(owner: CounterOwner, growth: int, objects: int | None, counter: str) -> bool:
     if counter == "unexplained":
         return owner.count * _MOST_BYTES_EACH >= _LEAST_SHARE * growth
-    if owner.bytes is not None and (objects is None or owner.what == _CHARGED):
-        return owner.bytes >= _LEAST_SHARE * growth
-    if objects is not None:
-        return owner.count >= max(1.0, _LEAST_SHARE * objects)
-    return owner.count > 0
+    if owner.bytes is not None and owner.bytes >= _LEAST_SHARE * growth:
+        return True
+    if objects is None:
+        return owner.bytes is None and owner.count > 0
+    return owner.what != _CHARGED and owner.count * _OBJECTS_EACH.get(owner.what, 1) >= max(1.0, _LEAST_SHARE * objects)

@@ -101,7 +101,7 @@ def command(
     if fail_on is not None:
         raise click.UsageError("--fail-on goes with --locate")
     with interruption.listening():
-        found = KernelWatch(machine, interruption, parts, Settings(warm_up=warm_up)).run(interval, duration)
+        found = KernelWatch(machine, interruption, parts, Settings(warm_up=warm_up)).run(interval, duration, speaker(quiet=quiet))
     _write(found, writer.as_json, output, limit, color)
     return 0
 

@@ -18,7 +18,7 @@ from leakline.sources.procfs import ProcFs
 from leakline.sources.system_files import parse_vmstat
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from leakline.analysis.kernel_counters import KernelLook
     from leakline.model.kernel import Census, CounterOwner
@@ -72,20 +72,25 @@ class KernelWatch:
             self._slabs = {cache.name: cache.bytes for cache in self.sampler.slabs}
             self._vmalloc = {(caller.caller, caller.module): caller.bytes for caller in self.sampler.vmalloc}
 
-    def run(self, interval: float, duration: float) -> KernelReport:
+    def run(self, interval: float, duration: float, say: Callable[[str], None]) -> KernelReport:
         """Sample until the time is over, and report.
 
         Args:
             interval: seconds from sample to sample.
             duration: seconds; 0 is one look.
+            say: hears what is done.
 
         Raises:
             NotPossible: this machine's memory cannot be read.
 
         """
-        self.begin()
+        seconds = duration if self._machine.live else 0.0
+        if seconds:
+            self.begin()
+            processes = len({holder.pid for holder, _ in self._things if holder.pid is not None})
+            say(f"counted what {processes} processes have; watching the counters for {seconds:g} s, every {interval:g} s")
         began = time.monotonic()
-        for _ in self._interruption.ticks(interval, duration if self._machine.live else 0.0):
+        for _ in self._interruption.ticks(interval, seconds):
             self.look()
         return self.report(time.monotonic() - began)
 
