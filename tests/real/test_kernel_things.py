@@ -27,13 +27,13 @@ class Case(NamedTuple):
 
 CASES = (
     Case("pipe", 1000, ("slab:kmalloc-cg-1k", "slab:kmalloc-1k"), "pipe end"),
-    Case("filled_pipe", 50, ("unexplained",), "pipe end"),
+    Case("filled_pipe", 150, ("unexplained",), "pipe end"),
     Case("eventfd", 3000, ("slab:filp",), "eventfd"),
     Case("unix", 750, ("slab:UNIX", "slab:UNIX-STREAM"), "UNIX socket"),
     Case("tcp", 750, ("slab:TCP",), "TCP socket"),
-    Case("unread_tcp", 6, ("unexplained",), "TCP socket"),
+    Case("unread_tcp", 12, ("unexplained",), "TCP socket"),
     Case("udp", 1250, ("slab:UDP",), "UDP socket"),
-    Case("packet_ring", 6, ("unexplained",), "PACKET socket"),
+    Case("packet_ring", 16, ("unexplained",), "PACKET socket"),
     Case("epoll_item", 2500, ("slab:eventpoll_epi",), "epoll item"),
     Case("inotify_mark", 2500, ("slab:inotify_inode_mark",), "inotify mark"),
     Case("page_table", 500, ("meminfo:PageTables",), "page of page tables"),
@@ -50,7 +50,7 @@ CASES = (
     Case("lock", 2000, ("slab:file_lock_cache",), "file lock"),
     Case("mapping", 3000, ("slab:vm_area_struct",), "mapping"),
     Case("mount", 240, ("slab:mnt_cache", "slab:kmalloc-2k"), "mount in its namespace"),
-    Case("perf_ring", 12, ("unexplained",), "perf event"),
+    Case("perf_ring", 36, ("unexplained",), "perf event"),
     Case("io_uring", 60, ("slab:kmalloc-1k", "slab:kmalloc-2k", "unexplained"), "io_uring"),
 )
 QUICK = CASES[:1]

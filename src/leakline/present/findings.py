@@ -63,7 +63,7 @@ def _describe(report: Report, most: int) -> Iterator[Line]:
 
 def _kernel_headline(report: Report) -> str:
     if not report.findings:
-        return "the kernel was seen to allocate nothing that stays"
+        return "nothing in the kernel was seen to grow"
     first = report.findings[0]
     where = "by a caller that is not known" if first.location is None else f"at {place(first.location, first.stack)}"
     words = {"definite": "the kernel loses what is allocated", "growing": "the kernel holds ever more of what is allocated"}

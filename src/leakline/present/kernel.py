@@ -44,7 +44,8 @@ def describe_kernel(report: KernelReport, most: int) -> Iterator[Line]:
         head = f"no counter of the kernel grows {looked}"
     yield f"this machine: {head}", "headline"
     moved = "" if report.unexplained_growth is None else f" ({change(report.unexplained_growth)})"
-    yield f"  unexplained: {amount(report.unexplained_bytes)}{moved} of {amount(report.mem_total)}, which no counter shows", ""
+    if report.unexplained_bytes is not None:
+        yield f"  unexplained: {amount(report.unexplained_bytes)}{moved} of {amount(report.mem_total)}, which no counter shows", ""
     for growth in report.growth[:most]:
         yield "", ""
         yield from describe_growth(growth)
