@@ -45,6 +45,19 @@ def bare(guest: Guest) -> Outcome:
     return guest.boot("bare", script, "kmemleak=off")
 
 
+@pytest.fixture(scope="module")
+def idle(guest: Guest) -> Outcome:
+    """A kernel on which nothing happens but leakline's own look."""
+    return guest.boot("idle", ["run idle kernel -d 60s --json"])
+
+
+def test_an_idle_machine_shows_nothing(idle: Outcome) -> None:
+    report = idle.json("idle")
+    assert report["growth"] == []
+    assert abs(report["unexplained_growth"]) < 1 << 20
+    assert report["samples"] >= 30
+
+
 def _named(report: Any) -> list[str]:
     return [(finding["location"] or {}).get("function") or "" for finding in report["findings"]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from leakline.analysis.kernel_sites import grown_sites, growth_findings, lost_findings
@@ -33,6 +34,8 @@ _ORDER: tuple[Source, ...] = ("allocinfo", "page-owner", "slab-traces", "kmemlea
 _MOST_FINDINGS = 50
 _SLAB_ONLY: tuple[Part, ...] = ("slab",)
 _MOST_SUSPECTS = 6
+_SUSPECT_SECONDS, _STEADY = 0.25, 0.7
+"""Caches that grow from look to look come before those that jump: programs start and end all the time."""
 _KMEMLEAK_AGE_SECONDS = 6.0
 """kmemleak does not report objects that are younger than 5 s (mm/kmemleak.c, MSECS_MIN_AGE)."""
 _KMEMLEAK_OFF = "Boot with kmemleak=on; once it has run out of memory it stays off."
@@ -48,21 +51,26 @@ class Asked:
     def suspects(self, seconds: float) -> list[tuple[str, int]]:
         """Slab caches that grow, the most first, with the size of an object: the one that was named, or those that are seen to."""
         sampler = KernelSampler(self.machine, _SLAB_ONLY)
-        first = sampler.look()
+        looks = [sampler.look()]
         if "slabinfo" in sampler.unreadable:
             raise PermissionNeeded(sampler.unreadable["slabinfo"], hint="Run as root.")
         if self.counter is not None:
             name = self.counter.removeprefix("slab:")
-            size = next((c.object_size for c in sampler.slabs if c.name == name or name in sampler.aliases.get(c.name, ())), None)
-            if size is None:
+            found = [(c.name, c.object_size) for c in sampler.slabs if c.name == name or name in sampler.aliases.get(c.name, ())]
+            if not found:
                 raise NotPossible(f"there is no slab cache {name}", hint="`leakline kernel --slab` lists them.")
-            return [(next(c.name for c in sampler.slabs if c.name == name or name in sampler.aliases.get(c.name, ())), size)]
+            return found[:1]
         self.say(f"watching the slab caches for {seconds:.1f} s to see which grow")
-        self.interruption.wait(seconds)
-        last = sampler.look()
-        gained = {cache: last.objects[f"slab:{cache.name}"] - first.objects.get(f"slab:{cache.name}", 0) for cache in sampler.slabs}
-        grown = [(cache, count * cache.object_size) for cache, count in gained.items() if count > 0]
-        grown.sort(key=lambda pair: (sampler.is_reclaimable(pair[0].name), -pair[1]))
+        looks += [sampler.look() for _ in self.interruption.ticks(_SUSPECT_SECONDS, seconds)][1:]
+        grown = []
+        for cache in sampler.slabs:
+            counts = [look.objects.get(f"slab:{cache.name}", 0) for look in looks]
+            steady = sum(a < b for a, b in pairwise(counts)) > _STEADY * (len(counts) - 1)
+            if counts[-1] > counts[0]:
+                grown.append(
+                    (cache, (sampler.is_reclaimable(cache.name), not steady, (counts[0] - counts[-1]) * cache.object_size))
+                )
+        grown.sort(key=lambda pair: pair[1])
         return [(cache.name, cache.object_size) for cache, _ in grown[:_MOST_SUSPECTS]]
 
 
