@@ -66,6 +66,7 @@ bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/agent.py
+	$(BIN)/python benchmarks/kernel.py
 
 docs: .venv/.installed ## regenerate the JSON schemas
 	$(BIN)/python tools/write-schemas docs/schemas

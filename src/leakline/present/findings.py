@@ -158,7 +158,7 @@ def _tail(report: Report) -> Iterator[Line]:
             _kind(s.possible, "possible"),
             _kind(s.reachable, "reachable"),
         ]
-        yield f"  heap: {'; '.join(parts)}", ""
+        yield f"  {'kernel' if report.target is None else 'heap'}: {'; '.join(parts)}", ""
     if report.retained_free.bytes is not None:
         yield f"  free, but kept by the allocator: {amount(report.retained_free.bytes)}, which is no leak", ""
     for gap in report.not_judged:
