@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from leakline.analysis.kernel_sites import grown_sites, growth_findings, lost_findings
+import msgspec
+
+from leakline.analysis.kernel_sites import answering_call, grown_sites, growth_findings, lost_findings
 from leakline.errors import NotPossible, PermissionNeeded
 from leakline.formats.kmemleak import parse_kmemleak
 from leakline.model.finding import Cost, KindTotal, NotJudged, Report, RetainedFree, Summary
@@ -17,6 +20,7 @@ from leakline.sources.kernel_files import KernelFiles, kmemleak_is_on
 from leakline.sources.kmem_events import require_tracepoints
 from leakline.sources.page_owner import parse_page_owner, parse_show_stacks
 from leakline.sources.slab_traces import parse_slab_traces
+from leakline.symbols.kernel_lines import KernelLines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,7 +110,7 @@ def locate_leaks(
     began = time.monotonic_ns()
     asked = Asked(machine, counter, duration, interruption, say)
     if source != "auto":
-        return _report(_WAYS[source](asked), began)
+        return _report(asked, _WAYS[source](asked), began)
     refused: list[NotJudged] = []
     last: _Found | None = None
     for name in _ORDER:
@@ -124,7 +128,7 @@ def locate_leaks(
     if last is None:
         reasons = "; ".join(f"{gap.name}: {gap.why}" for gap in refused)
         raise NotPossible(f"no source tells who allocates: {reasons}", hint="`leakline doctor` says how to get each.")
-    return _report(last, began)
+    return _report(asked, last, began)
 
 
 def _sees(source: Source, counter: str | None) -> bool:
@@ -136,12 +140,25 @@ def _sees(source: Source, counter: str | None) -> bool:
     return source != "page-owner"
 
 
-def _report(found: _Found, began_ns: int) -> Report:
+def _with_lines(asked: Asked, findings: Sequence[Finding]) -> list[Finding]:
+    """The same with lines, where debug information of this kernel is installed."""
+    lines = KernelLines(asked.machine.sys, os.uname().release)
+    stacks = lines.add_lines(finding.stack for finding in findings)
+    better = []
+    for finding in findings:
+        stack = stacks[finding.stack]
+        at = answering_call(stack)
+        where = finding.location if at is None else stack[at].location
+        better.append(finding if stack == finding.stack else msgspec.structs.replace(finding, stack=stack, location=where))
+    return better
+
+
+def _report(asked: Asked, found: _Found, began_ns: int) -> Report:
     return Report(
         target=None,
         bytes_are="requested" if found.definite is not None else "usable",
         summary=Summary(definite=found.definite, indirect=None, possible=None, reachable=None),
-        findings=tuple(found.findings),
+        findings=tuple(_with_lines(asked, found.findings)),
         retained_free=RetainedFree(bytes=None),
         not_judged=tuple(found.blind),
         cost=Cost(target_stopped_ns=0, duration_ns=time.monotonic_ns() - began_ns),
