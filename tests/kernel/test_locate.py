@@ -99,7 +99,9 @@ def test_allocinfo_tells_the_line(guest: Guest, leaking: Outcome) -> None:
     found = {f["location"]["function"]: f["location"] for f in report["findings"] if f["location"]}
     for function, call in (("leak_one_kmalloc", "kmalloc("), ("leak_one_pages", "alloc_pages("), ("leak_one_vmalloc", "vmalloc(")):
         assert Path(found[function]["file"]).name == "leakdrv.c"
-        assert call in guest.source[found[function]["line"] - 1]
+        line = found[function]["line"]
+        assert line > 0
+        assert guest.source is None or call in guest.source[line - 1]
 
 
 def test_raw_pages_move_the_unexplained_by_what_leaks(leaking: Outcome) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from leakline.sources.machine import Machine
 
 _COMPACTION = ("compact_stall", "compact_fail", "compact_success", "allocstall", "oom_kill", "nr_free_pages", "kswapd_steal")
-_MOST_LOOKS = 1024
+_MOST_LOOKS = 256
 _FIRST_JUDGEMENT = 8
 
 
@@ -55,7 +55,7 @@ class KernelWatch:
         self._parts, self._settings = parts, settings
         self.sampler = KernelSampler(machine, parts)
         self.looks: list[KernelLook] = []
-        self._taken = 0
+        self._taken, self._stride = 0, 1
         self._things: Census = {}
         self._said: dict[str, str] = {}
         self._next_judgement = _FIRST_JUDGEMENT
@@ -68,10 +68,13 @@ class KernelWatch:
             self._things = take_census(self._machine)
 
     def look(self) -> None:
-        """Take one sample."""
-        if len(self.looks) == _MOST_LOOKS:
-            del self.looks[1::2]
-        self.looks.append(self.sampler.look())
+        """Take one sample. So many are kept at most: when it is full every second one goes, and only every second one comes."""
+        look = self.sampler.look()
+        if self._taken % self._stride == 0 and len(self.looks) == _MOST_LOOKS:
+            self.looks = self.looks[::2]
+            self._stride *= 2
+        if self._taken % self._stride == 0:
+            self.looks.append(look)
         self._taken += 1
         if self._taken == 1:
             self._slabs = {cache.name: cache.bytes for cache in self.sampler.slabs}

@@ -113,12 +113,14 @@ def locate_leaks(
         return _report(asked, _WAYS[source](asked), began)
     refused: list[NotJudged] = []
     last: _Found | None = None
+    forbidden = False
     for name in _ORDER:
         if not _sees(name, counter):
             continue
         try:
             found = _WAYS[name](asked)
         except (NotPossible, PermissionNeeded) as error:
+            forbidden = forbidden or isinstance(error, PermissionNeeded)
             refused.append(NotJudged(name=name, bytes=None, share=None, why=f"{error.message}. {error.hint}"))
             continue
         last = _Found(found.findings, [*found.blind, *refused], found.definite)
@@ -126,6 +128,8 @@ def locate_leaks(
             break
         say(f"{name} saw nothing grow")
     if last is None:
+        if forbidden:
+            raise PermissionNeeded("no permission to ask the kernel who allocates", hint="Run as root.")
         reasons = "; ".join(f"{gap.name}: {gap.why}" for gap in refused)
         raise NotPossible(f"no source tells who allocates: {reasons}", hint="`leakline doctor` says how to get each.")
     return _report(asked, last, began)
