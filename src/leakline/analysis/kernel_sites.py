@@ -193,6 +193,28 @@ def kernel_finding(
     )
 
 
+def gained_objects(counts: Sequence[tuple[float, int]], recorded: float, *, going_on: bool) -> int:
+    """How many objects a cache has gained for good, by its own counter.
+
+    What kfree_rcu frees is given back in batches, seconds later (KFREE_DRAIN_JIFFIES: 5 s), so the counter goes up and down where
+    nothing is lost. Only its lowest values count, of thirds that are longer than that; and where the allocations go on, only
+    what it has gained in the last of them, for what waits to be freed becomes more at first, when a program has just begun.
+
+    Args:
+        counts: seconds, and objects in use.
+        recorded: for how many seconds the allocations were recorded.
+        going_on: whether they went on to the end of that.
+
+    """
+    third = len(counts) // 3
+    if not third:
+        return 0
+    lows = [min(count for _, count in counts[n * third : (n + 1) * third]) for n in range(3)]
+    if not going_on:
+        return lows[2] - lows[0]
+    return round((lows[2] - lows[1]) * 3 * recorded / max(counts[-1][0] - counts[0][0], 1e-9))
+
+
 def frame_of_call(call: KernelCall) -> Frame:
     """A call as kmemleak prints it, as a frame."""
     return Frame(

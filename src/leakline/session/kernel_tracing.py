@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from leakline.analysis.diagnosis import rank
-from leakline.analysis.kernel_sites import answering_call, kernel_finding
+from leakline.analysis.kernel_sites import answering_call, gained_objects, kernel_finding
 from leakline.model.finding import Evidence, NotJudged
 from leakline.sources.kernel_files import KernelFiles
 from leakline.sources.kernel_symbols import KernelSymbols, parse_kallsyms
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from leakline.sources.machine import Machine
 
 _DRAIN_SECONDS = 0.05
+_GOING_ON = 0.15
 _GRACE_SECONDS = 1.0
 """What was allocated in the last of it is on its way, not kept."""
-_NEARLY, _LEAST_SHARE, _FEW = 0.8, 0.1, 16
-"""Of what events leave: a cache that has gained nearly as many objects confirms all; one that has gained a tenth or more, as many
+_NEARLY, _LEAST_SHARE, _FEW = 0.8, 0.25, 16
+"""Of what events leave: a cache that has gained nearly as many objects confirms all; one that has gained a quarter or more, as many
 as that; fewer, or only a few objects at all, are on their way, or were freed without an event."""
+_COUNT_SECONDS, _LEAST_SECONDS = 0.25, 16.0
+"""How often the cache's counter is read, and for how long at least: three times what kfree_rcu waits."""
 _PRIORITY = -10
 _RING_PAGES, _MANY_CPUS = 2048, 8
 _MOST_FINDINGS = 50
@@ -39,6 +42,8 @@ _MOST_FINDINGS = 50
 class _Group(NamedTuple):
     stack: tuple[Frame, ...]
     blocks: int
+    late: int
+    """Of these in the last third of the time."""
     tasks: Counter[int]
 
 
@@ -88,18 +93,27 @@ def trace_kernel(
         events = KmemEvents(tracefs, _events(suspect, sorted(before)), pages)
     what = "whole pages" if suspect is None else f"objects of {suspect[1]} bytes ({suspect[0]})"
     say(f"recording who allocates and frees {what} for {duration:g} s")
-    with events, _hurried():
-        began = time.monotonic()
-        while (left := duration - (time.monotonic() - began)) > 0 and not interruption.asked:
+    counts: list[tuple[float, int]] = []
+
+    def record(seconds: float) -> None:
+        while (left := seconds - (time.monotonic() - began)) > 0 and not interruption.asked:
+            if suspect is not None and (not counts or time.monotonic() - counts[-1][0] >= _COUNT_SECONDS):
+                counts.append((time.monotonic(), sum(_in_use(machine, suspect).values())))
             interruption.wait(min(_DRAIN_SECONDS, left))
             events.drain()
+
+    with events, _hurried():
+        began = time.monotonic()
+        record(duration)
+        more = _LEAST_SECONDS - duration
+        if suspect is not None and more > 0 and len(events.not_freed().keys) >= _FEW:
+            say(f"going on for {more:.0f} s: what kfree_rcu frees makes no event, and comes back to the cache only then")
+            record(_LEAST_SECONDS)
         events.stop()
         seconds = time.monotonic() - began
-        after = _in_use(machine, suspect)
         events.drain()
         groups = _grouped(events, symbols, min(_GRACE_SECONDS, seconds / 4))
-    gained = sum(after.values()) - sum(before.values()) if suspect is not None else None
-    findings, doubtful = _findings(groups, suspect, machine.page_size, seconds, gained, events)
+    findings, doubtful = _findings(groups, suspect, machine.page_size, seconds, counts, events)
     return findings, [*doubtful, *_blindness(suspect, sorted(before), events)]
 
 
@@ -132,16 +146,20 @@ def _grouped(events: KmemEvents, symbols: KernelSymbols, grace: float) -> list[_
     kept = events.not_freed()
     if not len(kept.times):
         return []
-    young = int(kept.times.max()) - int(grace * 1e9)
+    last = int(kept.times.max())
+    young, late = last - int(grace * 1e9), last - int((last - int(kept.times.min())) / 3)
     tasks: dict[int, Counter[int]] = defaultdict(Counter)
+    lately: Counter[int] = Counter()
     for chain, task, when in zip(kept.chains.tolist(), kept.tasks.tolist(), kept.times.tolist(), strict=True):
         if when <= young:
             tasks[chain][task] += 1
-    joined: dict[tuple[Frame, ...], Counter[int]] = defaultdict(Counter)
+            lately[chain] += when >= late
+    joined: dict[tuple[Frame, ...], tuple[Counter[int], int]] = {}
     for chain, by_task in tasks.items():
         stack = tuple(symbols.frame(address) for address in events.stack(chain))
-        joined[stack].update(by_task)
-    return [_Group(stack, by_task.total(), by_task) for stack, by_task in joined.items() if stack]
+        before, count = joined.get(stack, (Counter[int](), 0))
+        joined[stack] = before + by_task, count + lately[chain]
+    return [_Group(stack, by_task.total(), count, by_task) for stack, (by_task, count) in joined.items() if stack]
 
 
 def _findings(
@@ -149,7 +167,7 @@ def _findings(
     suspect: tuple[str, int] | None,
     page_size: int,
     seconds: float,
-    gained: int | None,
+    counts: Sequence[tuple[float, int]],
     events: KmemEvents,
 ) -> tuple[list[Finding], list[NotJudged]]:
     by_place: dict[object, list[_Group]] = defaultdict(list)
@@ -173,7 +191,9 @@ def _findings(
         seen = f"{blocks:,} of {events.seen:,} events were allocations here that were not freed in {seconds:.1f} s"
         text = f"{seen}; {count:,} by process {task}"
         evidence = [Evidence(method="tracepoints", text=text, values=values)]
-        if gained is not None:
+        if suspect is not None:
+            late = sum(group.late for group in same)
+            gained = gained_objects(counts, seconds, going_on=late >= _GOING_ON * blocks)
             sure = _confirmed(blocks, gained)
             if sure is None:
                 if blocks >= _FEW:
