@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 __all__ = [
     "Finding",
+    "KernelReport",
     "LeaklineError",
     "Process",
     "ProcessMemory",
@@ -26,6 +27,8 @@ __all__ = [
     "VmaMemory",
     "__version__",
     "diagnose",
+    "kernel_memory",
+    "locate_kernel_leaks",
     "processes",
     "scan",
     "scan_file",
@@ -36,12 +39,23 @@ if TYPE_CHECKING:
     from leakline.errors import LeaklineError
     from leakline.model.accounting import ProcessMemory, ProcessTable
     from leakline.model.finding import Finding, Report
+    from leakline.model.kernel import KernelReport
     from leakline.model.mappings import VmaMemory
     from leakline.model.system import SystemTable
-    from leakline.session.api import Process, diagnose, processes, scan, scan_file, system_memory
+    from leakline.session.api import (
+        Process,
+        diagnose,
+        kernel_memory,
+        locate_kernel_leaks,
+        processes,
+        scan,
+        scan_file,
+        system_memory,
+    )
 
 _HOMES = {
     "Finding": "leakline.model.finding",
+    "KernelReport": "leakline.model.kernel",
     "LeaklineError": "leakline.errors",
     "Process": "leakline.session.api",
     "ProcessMemory": "leakline.model.accounting",
@@ -50,6 +64,8 @@ _HOMES = {
     "SystemTable": "leakline.model.system",
     "VmaMemory": "leakline.model.mappings",
     "diagnose": "leakline.session.api",
+    "kernel_memory": "leakline.session.api",
+    "locate_kernel_leaks": "leakline.session.api",
     "processes": "leakline.session.api",
     "scan": "leakline.session.api",
     "scan_file": "leakline.session.api",

@@ -100,6 +100,7 @@ def _provoke(case: Case, start: Start, folder: Path) -> Any:
 
 
 @needs_root
+@pytest.mark.alone
 @pytest.mark.parametrize("case", QUICK, ids=lambda case: case.kind)
 def test_who_makes_things_is_named(case: Case, start: Start, tmp_path: Path) -> None:
     _provoke(case, start, tmp_path)

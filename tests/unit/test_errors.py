@@ -17,6 +17,7 @@ def test_every_error_has_a_hint_and_a_documented_exit_code() -> None:
 def test_the_public_names_are_these() -> None:
     assert leakline.__all__ == [
         "Finding",
+        "KernelReport",
         "LeaklineError",
         "Process",
         "ProcessMemory",
@@ -26,6 +27,8 @@ def test_the_public_names_are_these() -> None:
         "VmaMemory",
         "__version__",
         "diagnose",
+        "kernel_memory",
+        "locate_kernel_leaks",
         "processes",
         "scan",
         "scan_file",

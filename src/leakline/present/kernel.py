@@ -101,6 +101,9 @@ def _tables(report: KernelReport, most: int) -> Iterator[Line]:
         yield from table("vmalloc, by who asked for it", report.vmalloc, VmallocCaller, _VMALLOC)
     if report.zones is not None:
         yield from table("zones", report.zones, Zone, _ZONE)
+        managed = sum(zone.managed for zone in report.zones)
+        if abs(managed - report.mem_total) > report.mem_total // 100:
+            yield f"the zones give out {amount(managed)}, MemTotal counts {amount(report.mem_total)}", "warning"
     if report.buddy is not None:
         yield from table(
             "free blocks by order, and what of the free memory is in smaller ones, percent", report.buddy, FreeArea, _BUDDY
