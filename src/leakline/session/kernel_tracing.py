@@ -15,7 +15,7 @@ from leakline.sources.kernel_files import KernelFiles
 from leakline.sources.kernel_symbols import KernelSymbols, parse_kallsyms
 from leakline.sources.kmem_events import Event, KmemEvents
 from leakline.sources.perf_events import online_cpus
-from leakline.sources.slabinfo import read_slabs
+from leakline.sources.slabinfo import net_object_size, read_slabs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +39,18 @@ _RING_PAGES, _MANY_CPUS = 2048, 8
 _MOST_FINDINGS = 50
 
 
+class _Suspect(NamedTuple):
+    """A slab cache."""
+
+    name: str
+    size: int
+    """Bytes of an object in it."""
+    net_size: int | None
+    """As its owner declared it."""
+    peers: tuple[str, ...]
+    """Caches with the same sizes, itself among them."""
+
+
 class _Group(NamedTuple):
     stack: tuple[Frame, ...]
     blocks: int
@@ -47,7 +59,7 @@ class _Group(NamedTuple):
     tasks: Counter[int]
 
 
-def _events(suspect: tuple[str, int] | None, peers: Sequence[str]) -> list[Event]:
+def _events(suspect: _Suspect | None) -> list[Event]:
     """What to record for a slab cache, or for whole pages where None.
 
     kfree() does not tell the size, so that frees cannot be filtered by it; kmem_cache_free() tells the cache.
@@ -55,14 +67,30 @@ def _events(suspect: tuple[str, int] | None, peers: Sequence[str]) -> list[Event
     if suspect is None:
         page = [Event("kmem/mm_page_alloc", "pfn", "migratetype == 0", allocates=True)]  # unmovable: the kernel's own
         return [*page, *(Event(f"kmem/{name}", "pfn", None, allocates=False) for name in ("mm_page_free", "mm_page_free_batched"))]
-    name, size = suspect
-    wanted = f"bytes_alloc == {size}"
-    if _is_general(name):
+    wanted = f"bytes_alloc == {suspect.size}"
+    if _is_general(suspect.name):
         made = [Event(f"kmem/{event}", "ptr", wanted, allocates=True) for event in ("kmalloc", "kmalloc_node")]
         return [*made, Event("kmem/kfree", "ptr", None, allocates=False)]
+    if suspect.net_size is not None:
+        wanted += f" && bytes_req == {suspect.net_size}"
     made = [Event(f"kmem/{event}", "ptr", wanted, allocates=True) for event in ("kmem_cache_alloc", "kmem_cache_alloc_node")]
-    caches = " || ".join(f'name == "{peer}"' for peer in peers)
+    caches = " || ".join(f'name == "{peer}"' for peer in suspect.peers)
     return [*made, Event("kmem/kmem_cache_free", "ptr", caches, allocates=False)]
+
+
+def _suspect(machine: Machine, name: str, size: int) -> _Suspect:
+    """With the caches that events cannot tell from it: the same sizes, with and without what the allocator adds."""
+    general = _is_general(name)
+    net = None if general else net_object_size(machine, name)
+    peers = [
+        cache.name
+        for cache in read_slabs(machine)
+        if cache.object_size == size
+        and _is_general(cache.name) == general
+        and '"' not in cache.name
+        and (net is None or net_object_size(machine, cache.name) in (net, None))
+    ]
+    return _Suspect(name, size, net, tuple(peers))
 
 
 def _is_general(cache: str) -> bool:
@@ -70,13 +98,13 @@ def _is_general(cache: str) -> bool:
 
 
 def trace_kernel(
-    machine: Machine, suspect: tuple[str, int] | None, duration: float, interruption: Interruption, say: Callable[[str], None]
+    machine: Machine, cache: tuple[str, int] | None, duration: float, interruption: Interruption, say: Callable[[str], None]
 ) -> tuple[list[Finding], list[NotJudged]]:
     """Findings about what was allocated and not freed while we looked.
 
     Args:
         machine: the live one.
-        suspect: a slab cache and the size of its objects; None for whole pages.
+        cache: a slab cache and the size of its objects; None for whole pages.
         duration: seconds.
         interruption: the first Ctrl-C ends it.
         say: hears what is done.
@@ -87,18 +115,18 @@ def trace_kernel(
 
     """
     symbols = parse_kallsyms((machine.proc / "kallsyms").read_bytes())
+    suspect = None if cache is None else _suspect(machine, *cache)
     with KernelFiles("tracefs") as tracefs:
-        before = _in_use(machine, suspect)
         pages = _RING_PAGES if len(online_cpus()) <= _MANY_CPUS else _RING_PAGES // 4
-        events = KmemEvents(tracefs, _events(suspect, sorted(before)), pages)
-    what = "whole pages" if suspect is None else f"objects of {suspect[1]} bytes ({suspect[0]})"
+        events = KmemEvents(tracefs, _events(suspect), pages)
+    what = "whole pages" if suspect is None else f"objects of {suspect.size} bytes ({suspect.name})"
     say(f"recording who allocates and frees {what} for {duration:g} s")
     counts: list[tuple[float, int]] = []
 
     def record(seconds: float) -> None:
         while (left := seconds - (time.monotonic() - began)) > 0 and not interruption.asked:
             if suspect is not None and (not counts or time.monotonic() - counts[-1][0] >= _COUNT_SECONDS):
-                counts.append((time.monotonic(), sum(_in_use(machine, suspect).values())))
+                counts.append((time.monotonic(), _in_use(machine, suspect)))
             interruption.wait(min(_DRAIN_SECONDS, left))
             events.drain()
 
@@ -114,7 +142,7 @@ def trace_kernel(
         events.drain()
         groups = _grouped(events, symbols, min(_GRACE_SECONDS, seconds / 4))
     findings, doubtful = _findings(groups, suspect, machine.page_size, seconds, counts, events)
-    return findings, [*doubtful, *_blindness(suspect, sorted(before), events)]
+    return findings, [*doubtful, *_blindness(suspect, events)]
 
 
 @contextmanager
@@ -130,16 +158,9 @@ def _hurried() -> Iterator[None]:
             os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
-def _in_use(machine: Machine, suspect: tuple[str, int] | None) -> dict[str, int]:
-    """Objects in use of all caches whose objects the filter cannot tell apart."""
-    if suspect is None:
-        return {}
-    general = _is_general(suspect[0])
-    return {
-        cache.name: cache.objects
-        for cache in read_slabs(machine)
-        if cache.object_size == suspect[1] and _is_general(cache.name) == general and '"' not in cache.name
-    }
+def _in_use(machine: Machine, suspect: _Suspect) -> int:
+    """Objects in use of all caches that events cannot tell apart."""
+    return sum(cache.objects for cache in read_slabs(machine) if cache.name in suspect.peers)
 
 
 def _grouped(events: KmemEvents, symbols: KernelSymbols, grace: float) -> list[_Group]:
@@ -164,7 +185,7 @@ def _grouped(events: KmemEvents, symbols: KernelSymbols, grace: float) -> list[_
 
 def _findings(
     groups: Sequence[_Group],
-    suspect: tuple[str, int] | None,
+    suspect: _Suspect | None,
     page_size: int,
     seconds: float,
     counts: Sequence[tuple[float, int]],
@@ -174,8 +195,8 @@ def _findings(
     for group in groups:
         at = answering_call(group.stack)
         by_place[group.stack[0 if at is None else at].function].append(group)
-    each = page_size if suspect is None else suspect[1]
-    counter = "pages" if suspect is None else f"slab:{suspect[0]}"
+    each = page_size if suspect is None else suspect.size
+    counter = "pages" if suspect is None else f"slab:{suspect.name}"
     findings, doubtful = [], []
     for same in by_place.values():
         blocks = sum(group.blocks for group in same)
@@ -226,12 +247,12 @@ def _doubt(counter: str, group: _Group, blocks: int, gained: int, each: int) -> 
     return NotJudged(name=counter, bytes=blocks * each, share=None, why=why)
 
 
-def _blindness(suspect: tuple[str, int] | None, peers: Sequence[str], events: KmemEvents) -> list[NotJudged]:
+def _blindness(suspect: _Suspect | None, events: KmemEvents) -> list[NotJudged]:
     whys = ["what was allocated before is not seen; whether something still points to an object is not known: growth, not loss"]
     if suspect is None:
         whys.append("pages of a higher order count as one page; movable pages (programs, files) are left out")
-    elif len(peers) > 1:
-        whys.append(f"objects of {suspect[1]} bytes are in {', '.join(peers)}: events do not tell these apart")
+    elif len(suspect.peers) > 1:
+        whys.append(f"events do not tell objects of {', '.join(suspect.peers)} apart: all have {suspect.size} bytes")
     if events.lost:
         whys.append(f"{events.lost:,} events were lost: a free among them makes an object seem kept")
     return [NotJudged(name="tracepoints", bytes=None, share=None, why=why) for why in whys]
