@@ -18,7 +18,6 @@ def test_what_works_is_tried(leakline: Leakline) -> None:
         "hardware breakpoints",
         "page faults",
         "BPF",
-        "tracefs",
         "tracepoints",
         "kmemleak",
         "allocinfo",
