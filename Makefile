@@ -67,7 +67,9 @@ bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/agent.py
 	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/trace.py
 	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/kernel.py
 
 docs: .venv/.installed ## regenerate the JSON schemas
 	$(BIN)/python tools/write-schemas docs/schemas

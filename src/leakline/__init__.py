@@ -19,6 +19,7 @@ __all__ = [
     "DiffReport",
     "FaultReport",
     "Finding",
+    "KernelReport",
     "LeaklineError",
     "Process",
     "ProcessMemory",
@@ -31,6 +32,8 @@ __all__ = [
     "diagnose",
     "explain_core",
     "faults",
+    "kernel_memory",
+    "locate_kernel_leaks",
     "processes",
     "read_reports",
     "scan",
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from leakline.model.diff import DiffReport
     from leakline.model.faults import FaultReport
     from leakline.model.finding import Finding, Report
+    from leakline.model.kernel import KernelReport
     from leakline.model.mappings import VmaMemory
     from leakline.model.system import SystemTable
     from leakline.session.api import (
@@ -52,6 +56,8 @@ if TYPE_CHECKING:
         diagnose,
         explain_core,
         faults,
+        kernel_memory,
+        locate_kernel_leaks,
         processes,
         read_reports,
         scan,
@@ -63,6 +69,7 @@ _HOMES = {
     "DiffReport": "leakline.model.diff",
     "FaultReport": "leakline.model.faults",
     "Finding": "leakline.model.finding",
+    "KernelReport": "leakline.model.kernel",
     "LeaklineError": "leakline.errors",
     "Process": "leakline.session.api",
     "ProcessMemory": "leakline.model.accounting",
@@ -74,6 +81,8 @@ _HOMES = {
     "diagnose": "leakline.session.api",
     "explain_core": "leakline.session.api",
     "faults": "leakline.session.api",
+    "kernel_memory": "leakline.session.api",
+    "locate_kernel_leaks": "leakline.session.api",
     "processes": "leakline.session.api",
     "read_reports": "leakline.session.api",
     "scan": "leakline.session.api",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import UNPRIVILEGED, Build, Leakline, Start, assert_unharmed
+from tests.conftest import TARGETS, UNPRIVILEGED, Build, Leakline, Start, assert_unharmed, needs_root
 
 EXAMPLE = Path(__file__).parents[2] / "examples/leak-example.c"
 
@@ -159,3 +159,20 @@ def test_a_program_that_cannot_be_started(tmp_path: Path) -> None:
     assert missing.stderr.startswith("leakline: cannot start")
     (tmp_path / "text").write_text("x")
     assert launch("--", str(tmp_path / "text")).returncode == 126
+
+
+@needs_root
+@pytest.mark.slow
+def test_the_kernel_side_of_the_ladder_without_a_process(start: Start, leakline: Leakline, tmp_path: Path) -> None:
+    maker = start(sys.executable, str(TARGETS / "kernel_things.py"), "tcp", "400", str(tmp_path))
+    assert maker.stdin is not None
+    maker.stdin.write("go\n")
+    maker.stdin.flush()
+    result = leakline("diagnose", "--budget", "30s", "--json")
+    reports = result.json.get("targets", [result.json])
+    (kernel,) = [report for report in reports if report["target"] is None]
+    counter = next(f for f in kernel["findings"] if f["kind"] == "growing" and f["subject"]["name"] == "slab:TCP")
+    assert any(e["method"] == "owner" and e["values"]["pid"] == maker.pid for e in counter["evidence"])
+    assert "kernel: slab:TCP" in result.err
+    functions = {frame["function"] for finding in kernel["findings"] for frame in finding["stack"]}
+    assert "inet_create" in functions or any(gap["name"] == "the allocating line" for gap in kernel["not_judged"])

@@ -12,7 +12,16 @@ def test_what_works_is_tried(leakline: Leakline) -> None:
     report = leakline("doctor", "--json").json
     jsonschema.validate(report, json.loads((Path(__file__).parents[2] / "docs/schemas/doctor-1.json").read_text()))
     found = {c["name"]: c for c in report["capabilities"]}
-    assert {"ptrace", "process_vm_readv", "hardware breakpoints", "BPF", "tracepoints", "kmemleak", "allocinfo"} <= found.keys()
+    assert {
+        "ptrace",
+        "process_vm_readv",
+        "hardware breakpoints",
+        "page faults",
+        "BPF",
+        "tracepoints",
+        "kmemleak",
+        "allocinfo",
+    } <= found.keys()
     assert {"valgrind", "AddressSanitizer", "addr2line", "heap walker", "agent", "BPF programs"} <= found.keys()
     for capability in report["capabilities"]:
         assert capability["works"] == (capability["remedy"] is None), capability

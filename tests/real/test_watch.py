@@ -144,6 +144,7 @@ def test_the_limit_of_the_process_itself(start: Start, leakline: Leakline) -> No
     assert re.search(r"The limit of (9\d\d|1,0[01]\d)\.\d MiB is reached in \d+ min", result.err), result.err
 
 
+@pytest.mark.alone
 def test_processes_of_a_control_group(start: Start, leakline: Leakline) -> None:
     leak = start(sys.executable, "-c", LEAK)
     group = ProcFs().memory_cgroup(leak.pid)

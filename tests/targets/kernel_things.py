@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-LONGEST_SECONDS = 15.0
+LONGEST_SECONDS = 40.0
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = libc.shmat.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]

@@ -66,7 +66,6 @@ def test_help_loads_neither_rich_nor_numpy_nor_a_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["diagnose"], "no target"),
         (["diagnose", "abc"], "abc"),
         (["diagnose", "-5"], "-5"),
         (["diagnose", "--name", "("], "regular expression"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from leakline.analysis.kernel_counters import LEAST_GROWTH, KernelLook, judge_looks
 from leakline.analysis.kernel_owners import more_of, owners_of_counter
-from leakline.analysis.kernel_sites import answering_call, grown_sites, growth_findings, is_users, lost_findings
+from leakline.analysis.kernel_sites import answering_call, gained_objects, grown_sites, growth_findings, is_users, lost_findings
 from leakline.analysis.trend import Settings
 from leakline.model.kernel import AllocationSite, Census, Holder, Things
 from leakline.model.kmemleak import KernelCall, UnreferencedObject
@@ -111,6 +113,23 @@ def test_little_growth_and_single_peaks_are_not_judged() -> None:
     assert judge_looks(_looks([0, LEAST_GROWTH - 1]), Settings()) == []
     assert judge_looks(_looks([0] * 19 + [1 << 20]), Settings()) == []
     assert judge_looks(_looks([0]), Settings()) == []
+
+
+def _counted(of_second: Callable[[float], int]) -> list[tuple[float, int]]:
+    return [(n / 4, of_second(n / 4)) for n in range(64)]
+
+
+def test_what_waits_to_be_freed_is_not_gained() -> None:
+    # 10,000 objects a second, given back every 5 s; the program begins with the look.
+    waiting = _counted(lambda t: int(t % 5 * 10_000) + (50_000 if t >= 5 else 0))
+    assert abs(gained_objects(waiting, 4.0, going_on=True)) < 4000
+    assert gained_objects(_counted(lambda t: int(1000 * t)), 4.0, going_on=True) in range(3900, 4200)
+    both = _counted(lambda t: int(1000 * t) + int(t % 5 * 10_000) + (50_000 if t >= 5 else 0))
+    assert gained_objects(both, 4.0, going_on=True) in range(3000, 8000)
+    burst = _counted(lambda t: 5000 if t > 2 else int(2500 * t))
+    assert gained_objects(burst, 4.0, going_on=False) in range(4500, 5001)
+    assert gained_objects(burst, 4.0, going_on=True) == 0
+    assert gained_objects([(0.0, 1)], 4.0, going_on=True) == 0
 
 
 _ME, _OTHER = Holder(7, 70, "maker"), Holder(8, 80, "bystander")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from leakline.analysis.system_owners import owners_of
+from leakline.analysis.fingerprint import fingerprint
+from leakline.analysis.system_owners import UNEXPLAINED
 from leakline.analysis.trend import Settings, judge
+from leakline.model.finding import Evidence, Finding, Subject
 from leakline.model.kernel import CounterGrowth, CounterOwner
 from leakline.model.trend import Series, SeriesTrend
 
-UNEXPLAINED = "unexplained"
-# What no process accounts for; the other amounts of /proc/meminfo are sums of these, or page cache.
-KERNEL_AMOUNTS = ("PageTables", "SecPageTables", "VmallocUsed", "Percpu", "KernelStack", "Shmem", "Hugetlb")
 LEAST_GROWTH = 64 << 10
 """Bytes: two slabs of the usual order are given and taken at any time."""
 _NOTES = {
@@ -35,11 +34,6 @@ class KernelLook(NamedTuple):
     objects: dict[str, int]
     """Objects in use, of slab caches."""
     reclaimable: frozenset[str]
-
-
-def unexplained(amounts: Mapping[str, int], per_cpu_lists: int | None) -> int:
-    """MemTotal less all that a counter shows; as `leakline system` tells it."""
-    return owners_of(amounts, per_cpu_lists)[-1].bytes
 
 
 def judge_looks(looks: Sequence[KernelLook], settings: Settings) -> list[SeriesTrend]:
@@ -97,6 +91,35 @@ def growth_of(
         objects=objects_gained(looks, name),
         owners=owners,
         note="the kernel takes it back when it needs memory: no leak" if name in last.reclaimable else _NOTES.get(name),
+    )
+
+
+def finding_of(growth: CounterGrowth, samples: int) -> Finding:
+    """A finding about a counter that grows, with its owners as evidence."""
+    values: dict[str, int | float | str] = {"verdict": growth.verdict, "samples": samples, "gates": ", ".join(growth.gates)}
+    if growth.probability is not None:
+        values["probability"] = growth.probability
+    evidence = [Evidence(method="trend", text=f"{samples} looks: {growth.verdict}", values=values)]
+    for owner in growth.owners:
+        who = owner.command or "a process that has ended"
+        text = f"{who if owner.pid is None else f'{who} (pid {owner.pid})'} has {owner.count:,} more: {owner.what}"
+        found: dict[str, int | float | str] = {"what": owner.what, "count": owner.count}
+        evidence.append(Evidence(method="owner", text=text, values=found | ({} if owner.pid is None else {"pid": owner.pid})))
+    return Finding(
+        kind="growing",
+        subject=Subject(type="kernel counter", name=growth.counter),
+        bytes=max(0, growth.bytes),
+        blocks=max(0, growth.objects or 0),
+        indirect_bytes=0,
+        indirect_blocks=0,
+        rate_bytes_per_second=growth.rate_bytes_per_second,
+        rate_interval=growth.rate_interval,
+        confidence="medium" if growth.verdict == "LEAK" else "low",
+        fingerprint=fingerprint("growing", [], None, growth.counter),
+        location=None,
+        location_is=None,
+        stack=(),
+        evidence=tuple(evidence),
     )
 
 

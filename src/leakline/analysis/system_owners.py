@@ -10,6 +10,9 @@ from collections.abc import Mapping
 
 from leakline.model.system import Owner
 
+UNEXPLAINED = "unexplained"
+KERNEL_AMOUNTS = ("PageTables", "SecPageTables", "VmallocUsed", "Percpu", "KernelStack", "Shmem", "Hugetlb")
+"""What no process accounts for; the other amounts of /proc/meminfo are sums of these, or page cache."""
 # Name, the counters that make it up (those with a minus are inside the first), and what it is.
 _OWNERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("free", ("MemFree",), "unused"),
@@ -58,7 +61,12 @@ def owners_of(amounts: Mapping[str, int], per_cpu_lists: int | None) -> tuple[Ow
     note = "pages that no counter shows: drivers, pipes, sockets, packet rings"
     if per_cpu_lists is None:
         note += "; and the per-CPU free lists, since /proc/zoneinfo could not be read"
-    return (*owners, Owner(name="unexplained", bytes=rest, note=note))
+    return (*owners, Owner(name=UNEXPLAINED, bytes=rest, note=note))
+
+
+def unexplained(amounts: Mapping[str, int], per_cpu_lists: int | None) -> int:
+    """MemTotal less all that a counter shows; as `owners_of`."""
+    return owners_of(amounts, per_cpu_lists)[-1].bytes
 
 
 def _unmapped_swap_cache(amounts: Mapping[str, int]) -> int:

@@ -72,6 +72,9 @@ def command(
     Measures the processes, sees which mapping grows, looks for lost heap blocks, records allocations, and joins them: the
     cheapest rung first, and no rung that the one before does not call for. Says on stderr what it does and why it goes on.
 
+    Without a process the whole machine is measured: if user space explains what is lost, the processes that grow are diagnosed,
+    else the kernel: which counter grows, whose things it counts, and which line allocates them.
+
     With -- COMMAND the program is started and left alone: its input and output stay its own, the report goes to --output
     or stderr, and the exit status is the program's.
     """
@@ -99,7 +102,13 @@ def command(
     writer = Output(output, **options)
     procfs = ProcFs()
     with interruption.listening():
-        reports = Diagnosis(procfs, interruption, say, allowed).run(select_targets(procfs, [*pids, *more_pids], name))
+        if any_named([*pids, *more_pids], name):
+            reports = Diagnosis(procfs, interruption, say, allowed).run(select_targets(procfs, [*pids, *more_pids], name))
+        else:
+            from leakline.session.diagnosing_machine import MachineDiagnosis
+            from leakline.sources.machine import Machine
+
+            reports = MachineDiagnosis(Machine(), interruption, say, allowed).run()
     writer.write(reports)
     return int(fails(reports, fail_on))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +13,6 @@ from leakline.cli.tabular import machine_of, root_option
 from leakline.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from leakline.model.kernel import KernelReport
     from leakline.present.screen import Color
     from leakline.session.kernel_locating import Source
@@ -36,6 +35,7 @@ def _part_options(function: Any) -> Any:  # noqa: ANN401
 
 
 @click.command("kernel")
+@click.argument("recording", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("-i", "--interval", type=Duration(), default="1s", show_default=True, help="From look to look.")
 @click.option("-d", "--duration", type=Duration(), default="10s", show_default=True, help="How long; 0 is one look.")
 @_part_options
@@ -53,6 +53,7 @@ def _part_options(function: Any) -> Any:  # noqa: ANN401
 @fail_on_option
 @output_options
 def command(
+    recording: Path | None,
     interval: float,
     duration: float,
     warm_up: float,
@@ -72,8 +73,8 @@ def command(
     """Watch the kernel's own memory: which counter grows, whose things it counts, and which line allocates them.
 
     Samples slab caches, vmalloc, page tables, per-CPU memory and what no counter shows, judges each series, and counts what each
-    process has more of. Any of --slab, --vmalloc and so on shows that table, and watches only its counters. With --locate the
-    report is one of findings, as `scan` prints them.
+    process has more of; of a RECORDING made by `leakline record --kernel`, what was recorded. Any of --slab, --vmalloc and so on
+    shows that table, and watches only its counters. With --locate the report is one of findings, as `scan` prints them.
     """
     from leakline.analysis.trend import Settings
     from leakline.session.interruption import Interruption
@@ -88,8 +89,8 @@ def command(
     if locate:
         from leakline.session.kernel_locating import locate_leaks
 
-        if root is not None:
-            raise InvalidRequest("--locate asks the kernel that runs; --root is of another one")
+        if root is not None or recording is not None:
+            raise InvalidRequest("--locate asks the kernel that runs, not another one, nor a recording")
         if parts:
             raise click.UsageError("--locate takes --counter NAME")
         with interruption.listening():
@@ -100,6 +101,13 @@ def command(
         raise click.UsageError("--source and --counter go with --locate")
     if fail_on is not None:
         raise click.UsageError("--fail-on goes with --locate")
+    if recording is not None:
+        from leakline.session.kernel_recorded import kernel_of_recording
+
+        if parts or root is not None:
+            raise click.UsageError("a recording holds no tables; it goes without --slab and so on, and without --root")
+        _write(kernel_of_recording(recording, Settings(warm_up=warm_up)), writer.as_json, output, limit, color)
+        return 0
     with interruption.listening():
         found = KernelWatch(machine, interruption, parts, Settings(warm_up=warm_up)).run(interval, duration, speaker(quiet=quiet))
     _write(found, writer.as_json, output, limit, color)

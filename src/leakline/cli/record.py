@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("-i", "--interval", type=Duration(), default="1s", show_default=True, help="From tick to tick.")
 @click.option("-d", "--duration", type=Duration(), help="How long; else until Ctrl-C.")
 @click.option("--maps", "maps_every", type=Every(), metavar="every=DURATION", help="What each group of mappings holds, so often.")
-@click.option("--kernel", is_flag=True, help="Slab caches and control groups too, every 10 s.")
+@click.option("--kernel", is_flag=True, help="What no counter shows too; slab caches, vmalloc, control groups every 10 s.")
 @click.option("--keep", type=Duration(), help="Thin out ticks that are older than this; else all stay.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The recording.")
 @click.option("--append", is_flag=True, help="Go on with a recording that is there.")

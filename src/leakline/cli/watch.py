@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from subprocess import Popen
 
+    from leakline.analysis.trend import Settings
     from leakline.model.finding import Report
     from leakline.present.screen import Color
+    from leakline.session.interruption import Interruption
     from leakline.session.watching import Update
 
 _LONGEST_COMMAND_SECONDS = 10.0
@@ -33,6 +35,7 @@ class _PidOrAll(click.ParamType[int]):
 @click.option("-p", "--pid", "more_pids", type=click.IntRange(1), multiple=True, help="A process; may be repeated.")
 @click.option("--name", metavar="REGEX", help="Processes whose command or program name this finds.")
 @click.option("--cgroup", metavar="PATH", help="Processes in this control group, and in those below it.")
+@click.option("--kernel", "of_kernel", is_flag=True, help="The kernel's own counters, too or alone.")
 @click.option("-i", "--interval", type=Duration(), default="1s", show_default=True, help="From sample to sample.")
 @click.option("-d", "--duration", type=Duration(), help="How long; else until Ctrl-C.")
 @click.option(
@@ -54,6 +57,7 @@ def command(
     more_pids: tuple[int, ...],
     name: str | None,
     cgroup: str | None,
+    of_kernel: bool,
     interval: float,
     duration: float | None,
     limit_bytes: int | None,
@@ -73,7 +77,8 @@ def command(
 
     Samples USS + swap, says on stderr when a verdict changes, which mapping grows and which rung comes next, and reports what grows
     at the end: after --duration, at Ctrl-C, or when the processes have ended. A process that is started anew goes on where the last
-    one ended. Of `all`, or a --cgroup, only what grows is said. The verdicts are those of `leakline trend`.
+    one ended. Of `all`, or a --cgroup, only what grows is said. With --kernel slab caches, vmalloc, page tables and what no counter
+    shows are watched too. The verdicts are those of `leakline trend`.
     """
     from leakline.analysis.trend import Settings
     from leakline.session.interruption import Interruption
@@ -85,28 +90,73 @@ def command(
         raise click.BadParameter("at least 10ms", param_hint="--interval")
     everything = 0 in pids
     chosen = [pid for pid in (*pids, *more_pids) if pid]
-    if not (everything or chosen or name or cgroup):
-        raise click.UsageError("no target: give PIDs, `all`, --name or --cgroup")
+    some = bool(everything or chosen or name or cgroup)
+    if not (some or of_kernel):
+        raise click.UsageError("no target: give PIDs, `all`, --name, --cgroup or --kernel")
     writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
     interruption = Interruption()
     watch = Watch(Machine(), interruption, Settings(warm_up, horizon), limit_bytes, grow_over or 0.0)
     choice = Choice.of(chosen, name=name, cgroup=cgroup, everything=everything)
     many = everything or cgroup is not None
     started: list[Popen[bytes]] = []
+    kernel = _Kernel(interruption, Settings(warm_up, horizon), grow_over or 0.0, quiet=quiet) if of_kernel else None
+
+    def on_tick() -> None:
+        if kernel is not None and kernel.tick() and command_line is not None:
+            started[:] = [*_still_running(started), _run(command_line, kernel.report())]
+
+    longest = float("inf") if duration is None else duration
     with interruption.listening():
-        for update in watch.run(choice, interval, float("inf") if duration is None else duration):
+        for update in watch.run(choice, interval, longest, on_tick) if some else ():
             accused = watch.accuses(update.trend)
             if not quiet and (accused or update.trend.at_risk or not (many or update.trend.accuses)):
                 _say(update)
             if command_line is not None and accused:
-                started = [*_still_running(started), _run(command_line, watch.report(update))]
-        reports = watch.reports(every=not many)
+                started[:] = [*_still_running(started), _run(command_line, watch.report(update))]
+        for _ in () if some else interruption.ticks(interval, longest):
+            on_tick()
+        reports = watch.reports(every=not many) if some else []
+        reports += [kernel.report()] if kernel is not None else []
     _await(started)
-    if many and not quiet:
+    if many and some and not quiet:
         unread = f", {watch.unreadable} more may not be read" if watch.unreadable else ""
         say_on_stderr(f"{watch.services} watched{unread}; {len(reports)} grow")
     writer.write(reports)
     return int(fails(reports, fail_on))
+
+
+class _Kernel:
+    """The kernel's counters, beside the processes."""
+
+    def __init__(self, interruption: Interruption, settings: Settings, least_rate: float, *, quiet: bool) -> None:
+        import time
+
+        from leakline.session.kernel import KernelWatch
+        from leakline.sources.machine import Machine
+
+        self._watch = KernelWatch(Machine(), interruption, settings=settings)
+        self._least_rate, self._quiet, self._began = least_rate, quiet, time.monotonic_ns()
+        self._watch.begin()
+
+    def tick(self) -> bool:
+        """Take a sample, and say what has come to grow; whether there is something new."""
+        from leakline.present.kernel import describe_growth
+
+        self._watch.look()
+        found = [growth for growth in self._watch.changes() if (growth.rate_bytes_per_second or 0.0) >= self._least_rate]
+        for growth in found if not self._quiet else ():
+            for line, style in describe_growth(growth):
+                if style != "dim":
+                    say_on_stderr(line.removeprefix("  "))
+        return any(not growth.reclaimable for growth in found)
+
+    def report(self) -> Report:
+        """What grows."""
+        report = self._watch.finding_report(self._began)
+        kept = tuple(f for f in report.findings if (f.rate_bytes_per_second or 0.0) >= self._least_rate)
+        import msgspec
+
+        return msgspec.structs.replace(report, findings=kept)
 
 
 def _run(command_line: str, report: Report) -> Popen[bytes]:

@@ -197,8 +197,7 @@ class FrameTable:
             return None
         fde = self._entry(self._table[2 * low + 1] + self._address)
         delta = fde.unsigned(4)
-        cie = self._entry(fde.address + fde.at - 4 - delta)
-        return _run(cie, fde, pc)
+        return _run(self._entry(fde.address + fde.at - 4 - delta), fde, pc)
 
     def _entry(self, address: int) -> _Reader:
         size = int.from_bytes(self._read(address, 4), "little")
@@ -209,7 +208,7 @@ class FrameTable:
 
 def _pointer_encoding(cie: _Reader) -> int:
     """How the entries that belong to a CIE write addresses."""
-    cie.at += 5
+    cie.at = 5
     augmentation, _, _ = cie.data[5:].partition(b"\0")
     cie.at += len(augmentation) + 1
     cie.uleb()

@@ -211,7 +211,7 @@ class Elf:
         """Those of the named functions that others can call: the dynamic symbols."""
         return self._table(".dynsym").functions(names)
 
-    def functions(self, names: Collection[str]) -> dict[str, Symbol]:
+    def named_functions(self, names: Collection[str]) -> dict[str, Symbol]:
         """Those of the named functions that any symbol table has."""
         return self.symbols().functions(names)
 
@@ -219,6 +219,26 @@ class Elf:
         """Bytes of the file; fewer at its end."""
         self._file.seek(offset)
         return self._file.read(size)
+
+    def section(self, name: str) -> bytes | None:
+        """What is in a section; None if there is none of that name."""
+        with self._translated():
+            section = self._elf.get_section_by_name(name)
+            return None if section is None else bytes(section.data())
+
+    def functions(self) -> Iterator[tuple[str, str | None, int]]:
+        """Name, section and address of each function of .symtab; of a relocatable file the address is within the section."""
+        with self._translated():
+            table = self._elf.get_section_by_name(".symtab")
+            if table is None or self.bits != 64 or table["sh_type"] == "SHT_NOBITS":
+                return
+            sections = [section.name for section in self._elf.iter_sections()]
+            names, data = self._elf.get_section(table["sh_link"]).data(), table.data()
+        for name_at, info, _other, index, address, _size in _SYMBOL.iter_unpack(data[: len(data) // 24 * 24]):
+            if info & 15 == _STT_FUNC and index:
+                end = names.find(b"\0", name_at)
+                name = names[name_at : end if end >= 0 else len(names)].decode(errors="backslashreplace")
+                yield name, sections[index] if index < len(sections) else None, address
 
     def address_of_offset(self, offset: int) -> int | None:
         """The ELF virtual address of a byte of the file; None if it is not loaded."""

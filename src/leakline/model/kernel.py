@@ -103,16 +103,16 @@ class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
     duration_seconds: float
     samples: int
     mem_total: int
-    unexplained_bytes: int
-    """At the end: MemTotal less all that a counter shows."""
+    unexplained_bytes: int | None
+    """At the end: MemTotal less all that a counter shows. None for a recording that was made without --kernel."""
     unexplained_growth: int | None
     """None where there was one look only."""
     growth: tuple[CounterGrowth, ...]
     """What grew, the fastest first; empty where there was one look only."""
     unreadable: tuple[str, ...]
     """What could not be read, and why."""
-    cpu_seconds: float
-    """That one sampling pass took of our own process, on average."""
+    cpu_seconds: float | None
+    """That one sampling pass took of our own process, on average; None for a recording."""
     slabs: tuple[SlabRow, ...] | None = None
     """Each of these None unless it was asked for."""
     vmalloc: tuple[VmallocCaller, ...] | None = None

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-CounterKind = Literal["meminfo", "slab", "cgroup", "mapping"]
+CounterKind = Literal["meminfo", "slab", "vmalloc", "cgroup", "mapping"]
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True, gc=False):

@@ -124,7 +124,7 @@ def _children(children: Sequence[Report], most: int) -> Iterator[Line]:
 
 def _kernel_headline(report: Report) -> str:
     if not report.findings:
-        return "the kernel was seen to allocate nothing that stays"
+        return "nothing in the kernel was seen to grow"
     first = report.findings[0]
     where = "by a caller that is not known" if first.location is None else f"at {place(first.location, first.stack)}"
     words = {"definite": "the kernel loses what is allocated", "growing": "the kernel holds ever more of what is allocated"}
@@ -241,7 +241,7 @@ def _tail(report: Report) -> Iterator[Line]:
             _kind(s.possible, "possible"),
             _kind(s.reachable, "reachable"),
         ]
-        yield f"  {'kernel memory' if report.target is None else 'heap'}: {'; '.join(parts)}", ""
+        yield f"  {'kernel' if report.target is None else 'heap'}: {'; '.join(parts)}", ""
     if report.retained_free.bytes is not None:
         yield f"  free, but kept by the allocator: {amount(report.retained_free.bytes)}, which is no leak", ""
     for gap in report.not_judged:

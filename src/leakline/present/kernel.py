@@ -44,7 +44,8 @@ def describe_kernel(report: KernelReport, most: int) -> Iterator[Line]:
         head = f"no counter of the kernel grows {looked}"
     yield f"this machine: {head}", "headline"
     moved = "" if report.unexplained_growth is None else f" ({change(report.unexplained_growth)})"
-    yield f"  unexplained: {amount(report.unexplained_bytes)}{moved} of {amount(report.mem_total)}, which no counter shows", ""
+    if report.unexplained_bytes is not None:
+        yield f"  unexplained: {amount(report.unexplained_bytes)}{moved} of {amount(report.mem_total)}, which no counter shows", ""
     for growth in report.growth[:most]:
         yield "", ""
         yield from describe_growth(growth)
@@ -100,6 +101,9 @@ def _tables(report: KernelReport, most: int) -> Iterator[Line]:
         yield from table("vmalloc, by who asked for it", report.vmalloc, VmallocCaller, _VMALLOC)
     if report.zones is not None:
         yield from table("zones", report.zones, Zone, _ZONE)
+        managed = sum(zone.managed for zone in report.zones)
+        if abs(managed - report.mem_total) > report.mem_total // 100:
+            yield f"the zones give out {amount(managed)}, MemTotal counts {amount(report.mem_total)}", "warning"
     if report.buddy is not None:
         yield from table(
             "free blocks by order, and what of the free memory is in smaller ones, percent", report.buddy, FreeArea, _BUDDY

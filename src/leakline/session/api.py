@@ -11,6 +11,8 @@ from leakline.errors import TargetGone
 from leakline.session import reading_reports
 from leakline.session.diagnosing import Diagnosis, DiagnosisOptions
 from leakline.session.interruption import Interruption
+from leakline.session.kernel import KernelWatch
+from leakline.session.kernel_locating import locate_leaks
 from leakline.session.looking import ScanOptions, look, look_into_file
 from leakline.session.machine_memory import read_system
 from leakline.session.mappings import read_mappings
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
     from leakline.model.diff import DiffReport
     from leakline.model.faults import FaultReport
     from leakline.model.finding import Report
+    from leakline.model.kernel import KernelReport
     from leakline.model.mappings import VmaMemory
     from leakline.model.system import SystemTable
+    from leakline.session.kernel_locating import Source
     from leakline.session.machine_memory import Part
 
 
@@ -204,6 +208,40 @@ class Process:
     def _require_same(self, started: int | None) -> None:
         if started != self._started:
             raise TargetGone(f"process {self.pid} has ended; another one has its number now")
+
+
+def kernel_memory(duration_seconds: float = 10.0, interval_seconds: float = 1.0) -> KernelReport:
+    """Watch the kernel's counters: which of them grow, and who has more of what they count.
+
+        >>> report = leakline.kernel_memory(0.2, 0.1)
+        >>> report.samples
+        3
+
+    Args:
+        duration_seconds: how long; 0 is one look.
+        interval_seconds: from look to look.
+
+    Raises:
+        NotPossible: this machine's memory cannot be read.
+
+    """
+    return KernelWatch(Machine(), Interruption()).run(interval_seconds, duration_seconds, _silent)
+
+
+def locate_kernel_leaks(source: Source = "auto", counter: str | None = None, duration_seconds: float = 10.0) -> Report:
+    """Find the places in the kernel that hold ever more, or what nothing points to.
+
+    Args:
+        source: allocinfo, page-owner, slab-traces, kmemleak, tracepoints; `auto` takes the best that this kernel has.
+        counter: `slab:CACHE` or `pages`; None for whatever grows.
+        duration_seconds: how long each source is looked at.
+
+    Raises:
+        PermissionNeeded: it takes root.
+        NotPossible: this kernel has no such source; the message says what it takes.
+
+    """
+    return locate_leaks(Machine(), source, counter, duration_seconds, Interruption(), _silent)
 
 
 def system_memory(parts: Collection[Part] = ()) -> SystemTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from leakline.analysis.system_owners import UNEXPLAINED
 from leakline.analysis.trend import judge
 from leakline.model.trend import Series, SeriesTrend
 from leakline.store.reader import RecordingReader
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from leakline.analysis.trend import Settings
     from leakline.model.recording import RecordedSeries
 
-# What no process accounts for, and what lies in memory without a file behind it; the others are sums of these, or page cache.
-_KERNEL = frozenset({"SUnreclaim", "KernelStack", "PageTables", "SecPageTables", "VmallocUsed", "Percpu", "Shmem", "Hugetlb"})
+# What no process accounts for, and what lies in memory without a file behind it.
+_KERNEL = frozenset(
+    {"SUnreclaim", "KernelStack", "PageTables", "SecPageTables", "VmallocUsed", "Percpu", "Shmem", "Hugetlb", UNEXPLAINED}
+)
 _SEVERITY = ("LEAK", "GROWING", "UNDECIDED", "STEP", "PLATEAU", "SETTLING", "PERIODIC", "DECLINING", "STABLE", "INSUFFICIENT")
 
 
@@ -33,7 +36,7 @@ def recorded_series(path: Path, limit: int | None = None) -> list[Series]:
     """
     with RecordingReader(path) as reader:
         found = [_series(one, limit) for one in reader.processes()]
-        counters = reader.counters(("meminfo", "slab", "cgroup", "mapping"), _KERNEL)
+        counters = reader.counters(("meminfo", "slab", "vmalloc", "cgroup", "mapping"), _KERNEL)
     return [*found, *(_series(one, None) for one in counters)]
 
 
@@ -51,7 +54,7 @@ def judge_recording(path: Path, settings: Settings, limit: int | None = None) ->
     """
     with RecordingReader(path) as reader:
         services = judge([_series(one, limit) for one in reader.processes()], settings)
-        counters = reader.counters(("meminfo", "slab", "cgroup"), _KERNEL)
+        counters = reader.counters(("meminfo", "slab", "vmalloc", "cgroup"), _KERNEL)
         suspects = tuple(f"{trend.name} " for trend in services if trend.is_noteworthy)
         mappings = [one for one in reader.counters(("mapping",)) if one.name.startswith(suspects)] if suspects else []
     others = judge([_series(one, None) for one in (*counters, *mappings)], settings)

@@ -6,10 +6,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from leakline.analysis.kernel_counters import growth_of, judge_looks, objects_gained, unexplained
+from leakline.analysis.kernel_counters import finding_of, growth_of, judge_looks, objects_gained
 from leakline.analysis.kernel_owners import more_of, owners_of_counter
+from leakline.analysis.system_owners import unexplained
 from leakline.analysis.trend import Settings
 from leakline.errors import NotPossible, ParseError
+from leakline.model.finding import Cost, NotJudged, Report, RetainedFree, Summary
 from leakline.model.kernel import CounterGrowth, FreeArea, KernelReport, MovableBlocks, SlabRow, VmallocCaller
 from leakline.session.kernel_sampling import KernelSampler, Part
 from leakline.sources.free_pages import parse_buddyinfo, parse_pagetypeinfo
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from leakline.sources.machine import Machine
 
 _COMPACTION = ("compact_stall", "compact_fail", "compact_success", "allocstall", "oom_kill", "nr_free_pages", "kswapd_steal")
-_MOST_LOOKS = 1024
+_MOST_LOOKS = 256
+_FIRST_JUDGEMENT = 8
 
 
 class KernelWatch:
@@ -52,8 +55,10 @@ class KernelWatch:
         self._parts, self._settings = parts, settings
         self.sampler = KernelSampler(machine, parts)
         self.looks: list[KernelLook] = []
-        self._taken = 0
+        self._taken, self._stride = 0, 1
         self._things: Census = {}
+        self._said: dict[str, str] = {}
+        self._next_judgement = _FIRST_JUDGEMENT
         self._slabs: dict[str, int] = {}
         self._vmalloc: dict[tuple[str, str | None], int] = {}
 
@@ -63,10 +68,13 @@ class KernelWatch:
             self._things = take_census(self._machine)
 
     def look(self) -> None:
-        """Take one sample."""
-        if len(self.looks) == _MOST_LOOKS:
-            del self.looks[1::2]
-        self.looks.append(self.sampler.look())
+        """Take one sample. So many are kept at most: when it is full every second one goes, and only every second one comes."""
+        look = self.sampler.look()
+        if self._taken % self._stride == 0 and len(self.looks) == _MOST_LOOKS:
+            self.looks = self.looks[::2]
+            self._stride *= 2
+        if self._taken % self._stride == 0:
+            self.looks.append(look)
         self._taken += 1
         if self._taken == 1:
             self._slabs = {cache.name: cache.bytes for cache in self.sampler.slabs}
@@ -93,6 +101,29 @@ class KernelWatch:
         for _ in self._interruption.ticks(interval, seconds):
             self.look()
         return self.report(time.monotonic() - began)
+
+    def changes(self) -> list[CounterGrowth]:
+        """Counters whose verdict has firmed up, or changed, since the last call; judged again only after enough looks more."""
+        if self._taken < self._next_judgement:
+            return []
+        self._next_judgement = self._taken + max(4, self._taken // 10)
+        found = [growth for growth in self.growing() if self._said.get(growth.counter) != growth.verdict]
+        self._said |= {growth.counter: growth.verdict for growth in found}
+        return found
+
+    def finding_report(self, began_ns: int) -> Report:
+        """What grows, as findings; what the kernel takes back when it needs memory is none."""
+        return Report(
+            target=None,
+            bytes_are="usable",
+            summary=Summary(definite=None, indirect=None, possible=None, reachable=None),
+            findings=tuple(finding_of(growth, self._taken) for growth in self.growing() if not growth.reclaimable),
+            retained_free=RetainedFree(bytes=None),
+            not_judged=tuple(
+                NotJudged(name=name, bytes=None, share=None, why=why) for name, why in self.sampler.unreadable.items()
+            ),
+            cost=Cost(target_stopped_ns=0, duration_ns=time.monotonic_ns() - began_ns),
+        )
 
     def growing(self) -> list[CounterGrowth]:
         """Counters that are judged to grow, with whoever has more of what they count; the fastest first."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from leakline.analysis.kernel_sites import grown_sites, growth_findings, lost_findings
+import msgspec
+
+from leakline.analysis.kernel_sites import answering_call, grown_sites, growth_findings, lost_findings
 from leakline.errors import NotPossible, PermissionNeeded
 from leakline.formats.kmemleak import parse_kmemleak
 from leakline.model.finding import Cost, KindTotal, NotJudged, Report, RetainedFree, Summary
@@ -16,6 +20,7 @@ from leakline.sources.kernel_files import KernelFiles, kmemleak_is_on
 from leakline.sources.kmem_events import require_tracepoints
 from leakline.sources.page_owner import parse_page_owner, parse_show_stacks
 from leakline.sources.slab_traces import parse_slab_traces
+from leakline.symbols.kernel_lines import KernelLines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +38,8 @@ _ORDER: tuple[Source, ...] = ("allocinfo", "page-owner", "slab-traces", "kmemlea
 _MOST_FINDINGS = 50
 _SLAB_ONLY: tuple[Part, ...] = ("slab",)
 _MOST_SUSPECTS = 6
+_SUSPECT_SECONDS, _STEADY = 0.25, 0.7
+"""Caches that grow from look to look come before those that jump: programs start and end all the time."""
 _KMEMLEAK_AGE_SECONDS = 6.0
 """kmemleak does not report objects that are younger than 5 s (mm/kmemleak.c, MSECS_MIN_AGE)."""
 _KMEMLEAK_OFF = "Boot with kmemleak=on; once it has run out of memory it stays off."
@@ -48,21 +55,26 @@ class Asked:
     def suspects(self, seconds: float) -> list[tuple[str, int]]:
         """Slab caches that grow, the most first, with the size of an object: the one that was named, or those that are seen to."""
         sampler = KernelSampler(self.machine, _SLAB_ONLY)
-        first = sampler.look()
+        looks = [sampler.look()]
         if "slabinfo" in sampler.unreadable:
             raise PermissionNeeded(sampler.unreadable["slabinfo"], hint="Run as root.")
         if self.counter is not None:
             name = self.counter.removeprefix("slab:")
-            size = next((c.object_size for c in sampler.slabs if c.name == name or name in sampler.aliases.get(c.name, ())), None)
-            if size is None:
+            found = [(c.name, c.object_size) for c in sampler.slabs if c.name == name or name in sampler.aliases.get(c.name, ())]
+            if not found:
                 raise NotPossible(f"there is no slab cache {name}", hint="`leakline kernel --slab` lists them.")
-            return [(next(c.name for c in sampler.slabs if c.name == name or name in sampler.aliases.get(c.name, ())), size)]
+            return found[:1]
         self.say(f"watching the slab caches for {seconds:.1f} s to see which grow")
-        self.interruption.wait(seconds)
-        last = sampler.look()
-        gained = {cache: last.objects[f"slab:{cache.name}"] - first.objects.get(f"slab:{cache.name}", 0) for cache in sampler.slabs}
-        grown = [(cache, count * cache.object_size) for cache, count in gained.items() if count > 0]
-        grown.sort(key=lambda pair: (sampler.is_reclaimable(pair[0].name), -pair[1]))
+        looks += [sampler.look() for _ in self.interruption.ticks(_SUSPECT_SECONDS, seconds)][1:]
+        grown = []
+        for cache in sampler.slabs:
+            counts = [look.objects.get(f"slab:{cache.name}", 0) for look in looks]
+            steady = sum(a < b for a, b in pairwise(counts)) > _STEADY * (len(counts) - 1)
+            if counts[-1] > counts[0]:
+                grown.append(
+                    (cache, (sampler.is_reclaimable(cache.name), not steady, (counts[0] - counts[-1]) * cache.object_size))
+                )
+        grown.sort(key=lambda pair: pair[1])
         return [(cache.name, cache.object_size) for cache, _ in grown[:_MOST_SUSPECTS]]
 
 
@@ -98,15 +110,17 @@ def locate_leaks(
     began = time.monotonic_ns()
     asked = Asked(machine, counter, duration, interruption, say)
     if source != "auto":
-        return _report(_WAYS[source](asked), began)
+        return _report(asked, _WAYS[source](asked), began)
     refused: list[NotJudged] = []
     last: _Found | None = None
+    forbidden = False
     for name in _ORDER:
         if not _sees(name, counter):
             continue
         try:
             found = _WAYS[name](asked)
         except (NotPossible, PermissionNeeded) as error:
+            forbidden = forbidden or isinstance(error, PermissionNeeded)
             refused.append(NotJudged(name=name, bytes=None, share=None, why=f"{error.message}. {error.hint}"))
             continue
         last = _Found(found.findings, [*found.blind, *refused], found.definite)
@@ -114,9 +128,11 @@ def locate_leaks(
             break
         say(f"{name} saw nothing grow")
     if last is None:
+        if forbidden:
+            raise PermissionNeeded("no permission to ask the kernel who allocates", hint="Run as root.")
         reasons = "; ".join(f"{gap.name}: {gap.why}" for gap in refused)
         raise NotPossible(f"no source tells who allocates: {reasons}", hint="`leakline doctor` says how to get each.")
-    return _report(last, began)
+    return _report(asked, last, began)
 
 
 def _sees(source: Source, counter: str | None) -> bool:
@@ -128,12 +144,25 @@ def _sees(source: Source, counter: str | None) -> bool:
     return source != "page-owner"
 
 
-def _report(found: _Found, began_ns: int) -> Report:
+def _with_lines(asked: Asked, findings: Sequence[Finding]) -> list[Finding]:
+    """The same with lines, where debug information of this kernel is installed."""
+    lines = KernelLines(asked.machine.sys, os.uname().release)
+    stacks = lines.add_lines(finding.stack for finding in findings)
+    better = []
+    for finding in findings:
+        stack = stacks[finding.stack]
+        at = answering_call(stack)
+        where = finding.location if at is None else stack[at].location
+        better.append(finding if stack == finding.stack else msgspec.structs.replace(finding, stack=stack, location=where))
+    return better
+
+
+def _report(asked: Asked, found: _Found, began_ns: int) -> Report:
     return Report(
         target=None,
         bytes_are="requested" if found.definite is not None else "usable",
         summary=Summary(definite=found.definite, indirect=None, possible=None, reachable=None),
-        findings=tuple(found.findings),
+        findings=tuple(_with_lines(asked, found.findings)),
         retained_free=RetainedFree(bytes=None),
         not_judged=tuple(found.blind),
         cost=Cost(target_stopped_ns=0, duration_ns=time.monotonic_ns() - began_ns),

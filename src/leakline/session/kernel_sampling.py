@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Literal
 
-from leakline.analysis.kernel_counters import KERNEL_AMOUNTS, UNEXPLAINED, KernelLook, unexplained
-from leakline.errors import LeaklineError, NotPossible, PermissionNeeded
+from leakline.analysis.kernel_counters import KernelLook
+from leakline.analysis.system_owners import KERNEL_AMOUNTS, UNEXPLAINED, unexplained
+from leakline.errors import LeaklineError
 from leakline.sources.procfs import ProcFs
 from leakline.sources.slabinfo import is_reclaimable, read_aliases, read_slabs
-from leakline.sources.vmallocinfo import parse_vmallocinfo
+from leakline.sources.vmallocinfo import read_vmalloc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -99,10 +100,4 @@ class KernelSampler:
                 self._reclaimable[cache.name] = is_reclaimable(self._machine, cache.name)
 
     def _read_vmalloc(self) -> None:
-        try:
-            data = (self._machine.proc / "vmallocinfo").read_bytes()
-        except PermissionError as error:
-            raise PermissionNeeded("no permission to read vmallocinfo", hint="Run as root.") from error
-        except OSError as error:
-            raise NotPossible(f"cannot read vmallocinfo: {error.strerror}") from error
-        self.vmalloc = parse_vmallocinfo(data, self._machine.page_size)
+        self.vmalloc = read_vmalloc(self._machine)

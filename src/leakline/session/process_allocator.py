@@ -95,7 +95,7 @@ def _functions(path: bytes) -> tuple[ProbedFunction, ...] | None:
     try:
         with Elf.open(path, path.decode(errors="backslashreplace")) as elf:
             require_64_bits(elf)
-            named = elf.exported_functions(FUNCTIONS) or ({} if elf.has_interpreter else elf.functions(FUNCTIONS))
+            named = elf.exported_functions(FUNCTIONS) or ({} if elf.has_interpreter else elf.named_functions(FUNCTIONS))
             if "malloc" not in named:
                 return None
             return tuple(f for name, symbol in named.items() if (f := _probed(elf, name, symbol)) is not None)

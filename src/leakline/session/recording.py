@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from leakline.analysis.system_owners import UNEXPLAINED, unexplained
 from leakline.analysis.vma_kind import describe_mappings
 from leakline.errors import LeaklineError, NotPossible, TargetGone
 from leakline.model.names import readable
@@ -19,6 +20,7 @@ from leakline.session.targets import require_readable, select
 from leakline.sources.cgroupfs import read_cgroups
 from leakline.sources.procfs import ProcFs
 from leakline.sources.slabinfo import is_reclaimable, read_slabs
+from leakline.sources.vmallocinfo import read_vmalloc
 from leakline.store.writer import RecordingWriter
 
 if TYPE_CHECKING:
@@ -148,9 +150,13 @@ class Recording:
         counters: dict[CounterKind, list[CounterValue]] = {
             "meminfo": [CounterValue("meminfo", name, value) for name, value in amounts.items()]
         }
+        if self._wish.kernel:
+            pages = self._procfs.per_cpu_pages()
+            rest = unexplained(amounts, None if pages is None else pages * self._machine.page_size)
+            counters["meminfo"].append(CounterValue("meminfo", UNEXPLAINED, rest))
         if self._wish.kernel and now >= self._next_slow:
             self._next_slow = now + max(_SLOW_SECONDS, self._wish.interval)
-            for kind, read in (("slab", self._slabs), ("cgroup", self._cgroups)):
+            for kind, read in (("slab", self._slabs), ("vmalloc", self._vmalloc), ("cgroup", self._cgroups)):
                 try:
                     counters[kind] = list(read(look))  # type: ignore[index]
                 except LeaklineError as error:
@@ -172,6 +178,12 @@ class Recording:
                 self._reclaimable[cache.name] = is_reclaimable(self._machine, cache.name)
             if cache.bytes:
                 yield CounterValue("slab", cache.name, cache.bytes, reclaimable=self._reclaimable[cache.name])
+
+    def _vmalloc(self, _look: Look) -> Iterator[CounterValue]:
+        sums: Counter[str] = Counter()
+        for caller in read_vmalloc(self._machine):
+            sums[caller.caller] += caller.bytes
+        yield from (CounterValue("vmalloc", name, value) for name, value in sums.items() if value)
 
     def _cgroups(self, look: Look) -> Iterator[CounterValue]:
         """What each is charged beyond page cache, which the kernel takes back."""

@@ -127,7 +127,7 @@ def require_readable(procfs: ProcFs, pid: int, *, probe: bool = True) -> None:
     if stat.is_kernel_thread:
         raise NotPossible(
             f"process {pid} ({stat.command}) is a kernel thread: it has no memory of its own",
-            hint="The kernel's memory is in /proc/slabinfo and /proc/vmallocinfo: `slabtop` shows what grows.",
+            hint="`leakline kernel` shows which of the kernel's own counters grows, and whose things it counts.",
         )
     if stat.is_zombie and len(procfs.threads(pid)) <= 1:
         raise TargetGone(

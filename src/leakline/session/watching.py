@@ -25,7 +25,7 @@ from leakline.sources.cgroupfs import memory_limit
 from leakline.sources.procfs import ProcFs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from leakline.session.interruption import Interruption
     from leakline.session.sampling import Choice, Look, Sampled
@@ -124,13 +124,14 @@ class Watch:
         self.unreadable = 0
         """Processes that were seen, and may not be read."""
 
-    def run(self, choice: Choice, interval: float, duration: float) -> Iterator[Update]:
+    def run(self, choice: Choice, interval: float, duration: float, on_tick: Callable[[], None] = lambda: None) -> Iterator[Update]:
         """Sample until the time is over, and yield judgements when they change.
 
         Args:
             choice: which processes; those that take the place of one that has ended go on in its series.
             interval: seconds from sample to sample.
             duration: seconds in all.
+            on_tick: called after each sample.
 
         Raises:
             TargetGone: there is no such process, or all have ended.
@@ -153,6 +154,7 @@ class Watch:
                         raise TargetGone("no such process", hint="`leakline ps` shows what there is.")
                 self._take(look, look.tick.boottime - began)
                 yield from self._judge([w for w in self._watched if w.samples.seen >= _next_look(w.judged) and _needs_judging(w)])
+                on_tick()
                 if not self._current and not self._follows:
                     break
         finally:

@@ -176,15 +176,16 @@ def _kernel_files() -> Iterator[Capability]:
         return "on"
 
     uses = ("kernel --locate",)
-    config = "Linux 6.10 with CONFIG_MEM_ALLOC_PROFILING, and sysctl.vm.mem_profiling=1 at boot; root reads it"
+    first = "" if os.geteuid() == 0 else "Run as root. Where that does not do: "
+    config = f"{first}Linux 6.10 with CONFIG_MEM_ALLOC_PROFILING, and sysctl.vm.mem_profiling=1 at boot"
     yield _capability("allocinfo", uses, first_line("/proc/allocinfo"), config)
-    config = "Boot with page_owner=on; the kernel needs CONFIG_PAGE_OWNER; root reads it"
+    config = f"{first}boot with page_owner=on; the kernel needs CONFIG_PAGE_OWNER"
     yield _capability("page_owner", uses, page_owner, config)
-    config = "Boot with slub_debug=U; the kernel needs CONFIG_SLUB_DEBUG and CONFIG_DEBUG_FS; root reads it"
+    config = f"{first}boot with slub_debug=U; the kernel needs CONFIG_SLUB_DEBUG and CONFIG_DEBUG_FS"
     yield _capability("slab traces", uses, slab_traces, config)
-    config = "Boot with kmemleak=on; the kernel needs CONFIG_DEBUG_KMEMLEAK; root reads it"
+    config = f"{first}boot with kmemleak=on; the kernel needs CONFIG_DEBUG_KMEMLEAK"
     yield _capability("kmemleak", uses, kmemleak, config)
-    config = "Run as root; the kernel needs CONFIG_TRACEPOINTS and CONFIG_PERF_EVENTS"
+    config = f"{first}the kernel needs CONFIG_TRACEPOINTS and CONFIG_PERF_EVENTS"
     yield _capability("tracepoints", uses, tracepoints, config)
 
 

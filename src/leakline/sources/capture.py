@@ -78,6 +78,11 @@ class Capture:
                     yield from self._one(path, "sys" + path[len(self._sys) :])
         yield from self._unified_groups()
         with suppress(OSError):
+            for cache in sorted(os.listdir(f"{self._sys}/kernel/slab")):
+                if not cache.startswith(":"):
+                    name = f"kernel/slab/{cache}/reclaim_account"
+                    yield from self._one(f"{self._sys}/{name}", f"sys/{name}")
+        with suppress(OSError):
             for device in os.listdir(f"{self._sys}/block"):
                 if device.startswith("zram"):
                     for name in _ZRAM:

@@ -43,7 +43,7 @@ class KernelSymbols:
             file=None,
             line=None,
             module="vmlinux" if module is None else readable(text(module)),
-            address=address,
+            address=None,  # of a kernel that runs now, at another place after the next boot
             offset=address - self._starts[at],
         )
 

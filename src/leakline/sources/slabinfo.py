@@ -87,6 +87,15 @@ def read_aliases(machine: Machine) -> dict[str, tuple[str, ...]]:
     return {name: tuple(other for other in groups[target] if other != name) for name, target in links.items()}
 
 
+def net_object_size(machine: Machine, cache: str) -> int | None:
+    """Bytes of a cache's object as its owner declared it, without what the allocator adds; None where that is not known."""
+    if "/" in cache:
+        return None
+    with suppress(OSError, ValueError):
+        return int((machine.sys / "kernel/slab" / cache / "object_size").read_bytes())
+    return None
+
+
 def is_reclaimable(machine: Machine, cache: str) -> bool:
     """Whether the kernel takes back what a cache holds when it needs memory: dentries, inodes. False where that is not known."""
     if "/" in cache:

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
-from leakline.errors import ParseError
+from leakline.errors import NotPossible, ParseError, PermissionNeeded
 from leakline.model.kernel import VmallocCaller
 from leakline.model.names import readable
 from leakline.sources.parsing import text
+
+if TYPE_CHECKING:
+    from leakline.sources.machine import Machine
+
+
+def read_vmalloc(machine: Machine) -> tuple[VmallocCaller, ...]:
+    """The callers of a machine.
+
+    Raises:
+        PermissionNeeded: only root may read them.
+        NotPossible: there is no such file.
+        ParseError: it has another form.
+
+    """
+    try:
+        data = (machine.proc / "vmallocinfo").read_bytes()
+    except PermissionError as error:
+        raise PermissionNeeded("no permission to read vmallocinfo", hint="Run as root.") from error
+    except OSError as error:
+        raise NotPossible(f"cannot read vmallocinfo: {error.strerror}") from error
+    return parse_vmallocinfo(data, machine.page_size)
 
 
 def parse_vmallocinfo(data: bytes, page_size: int) -> tuple[VmallocCaller, ...]:

@@ -12,8 +12,13 @@ from leakline.model.stack import SourceLocation
 _TIMEOUT_SECONDS = 60
 
 
-def source_lines(path: bytes, addresses: Sequence[int]) -> list[list[SourceLocation]]:
+def source_lines(path: bytes, addresses: Sequence[int], section: str | None = None) -> list[list[SourceLocation]]:
     """For each ELF virtual address the functions there, innermost inlined one first; an empty list where nothing is known.
+
+    Args:
+        path: the file.
+        addresses: in its own terms.
+        section: what they are relative to, in a relocatable file.
 
     Raises:
         NotPossible: addr2line is missing, or failed.
@@ -23,6 +28,8 @@ def source_lines(path: bytes, addresses: Sequence[int]) -> list[list[SourceLocat
         return []
     query = "".join(f"{address:#x}\n" for address in addresses).encode()
     command = [b"addr2line", b"--addresses", b"--functions", b"--inlines", b"--demangle", b"--exe=" + path]
+    if section is not None:
+        command.append(b"--section=" + os.fsencode(section))
     try:
         done = subprocess.run(command, input=query, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)
     except FileNotFoundError as error:

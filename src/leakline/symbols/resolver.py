@@ -69,15 +69,15 @@ class Resolver:
         at = self.place_of(address)
         return None if at is None or at[0].frames is None else at[0].frames.rule(at[1])
 
-    def is_signal_frame(self, address: int) -> bool:
-        """Whether the code at an address is what a signal handler returns to."""
-        row = self.frame_row(address)
-        return row is not None and row.is_signal_frame
-
     def frame_row(self, address: int) -> FrameRow | None:
         """All that call frame information says of the frame that is at this address; None where it says nothing."""
         at = self.place_of(address)
         return None if at is None or at[0].frames is None else at[0].frames.row(at[1])
+
+    def is_signal_frame(self, address: int) -> bool:
+        """Whether the code at an address is what a signal handler returns to."""
+        row = self.frame_row(address)
+        return row is not None and row.is_signal_frame
 
     def debug_place(self, address: int) -> tuple[bytes, int] | None:
         """The file with the debug information of an address, and what it is there (ELF virtual address); None without any."""
