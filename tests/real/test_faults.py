@@ -189,7 +189,7 @@ CRASHES: list[tuple[str, int, str, str, str | None, str | None, str]] = [
     ),
     ("null-next", 139, "segv", "no-vma", "read", "NULL NEXT", "`first->next` is NULL: id lies 0 bytes into struct person"),
     ("null-call", 139, "segv", "no-vma", "exec", "NULL CALL", "A function pointer that is NULL was called"),
-    ("literal", 139, "segv", "forbidden", "write", "WRITE LITERAL", "string literals"),
+    ("literal", 139, "segv", "forbidden", "write", "WRITE LITERAL", 'string literals stand there, here "a literal"'),
     ("mutual", 139, "segv", "stack-overflow", "write", None, "call each other without end"),
     ("thread-overflow", 139, "segv", "stack-overflow", "write", None, "recurse calls itself without end"),
     ("huge-frame", 139, "segv", "stack-overflow", "write", "HUGE FRAME", "Large local arrays"),

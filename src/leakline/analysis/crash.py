@@ -341,10 +341,10 @@ def _why_forbidden(crash: Crash, judged: Judged, vma: FaultVma | None) -> list[s
         return [f"These are data{name}, and the processor runs no data: pages that can be written are not executable (NX)."]
     if judged.access == "write" and kind == "text":
         return [f"That is the program's own code{name}: a pointer to a function was used as if it pointed to data."]
-    if judged.access == "write" and kind in ("rodata", "file") and vma is not None and "w" not in vma.perms:
-        return [
-            f"Constants and string literals{name} stand there: a `char *` that points to a literal must not be written through."
-        ]
+    if judged.access == "write" and kind == "rodata":
+        text = f', here "{crash.text}"' if crash.text else ""
+        literal = "a `char *` that points to a literal must not be written through"
+        return [f"Constants and string literals{name} stand there{text}: {literal}."]
     if judged.access == "write" and vma is not None and vma.perms[:2] == "r-":
         return ["It was mapped so that it can be read only, or made so by mprotect."]
     if kind == "reserved":

@@ -105,6 +105,8 @@ class Crash(msgspec.Struct, frozen=True, kw_only=True):
     neighbours: tuple[Neighbour, ...]
     symbol: str | None = None
     """The function or object that the address lies in."""
+    text: str | None = None
+    """Characters that stand at the address, where it lies in a program's constants: a string literal."""
     field: Field | None = None
     was: FaultVma | None = None
     """What was mapped there before."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _MOST_DEPTH = 400_000
 _SHOWN = 64
 _SHOWN_OF_CYCLE = 12
+_LONGEST_TEXT, _SHORTEST_TEXT = 40, 3
 _STACK_PIECE, _MOST_PIECES = 1 << 16, 64
 _NOWHERE = ("no-vma", "stack-overflow")
 
@@ -87,6 +88,7 @@ def explain_crash(scene: Scene) -> FaultGroup:
         registers=registers,
         neighbours=scene.space.neighbours(judged.address) if judged.cause in _NOWHERE and described is None else (),
         symbol=None if variable is None else variable[1],
+        text=_literal(scene, judged, described),
         field=_field(scene, judged, instruction, registers),
         was=scene.space.was_at(judged.address) if described is None else None,
         repetition=again,
@@ -166,6 +168,17 @@ def _facts(scene: Scene, registers: dict[str, int], sp: int, instruction: Instru
         offset_in_file=None if vma is None or not vma.is_file else scene.address - vma.start + vma.offset,
         file_size=size,
     )
+
+
+def _literal(scene: Scene, judged: Judged, vma: FaultVma | None) -> str | None:
+    """The text that a write to constants would have changed."""
+    if judged.access != "write" or vma is None or vma.kind != "rodata":
+        return None
+    data, end, _ = scene.read(judged.address, _LONGEST_TEXT).partition(b"\0")
+    text = data.decode("ascii", "replace")
+    if len(text) < _SHORTEST_TEXT or not text.isprintable() or not text.isascii():
+        return None
+    return text if end else f"{text}..."
 
 
 def _word(scene: Scene, address: int) -> int | None:

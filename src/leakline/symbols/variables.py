@@ -30,7 +30,20 @@ if TYPE_CHECKING:
 
 _MOST_UNITS = 2000
 _PATIENCE_SECONDS = 3.0
-_DAMAGE = (DWARFError, ELFError, ConstructError, ValueError, KeyError, IndexError, AttributeError, TypeError, AssertionError)
+_LONGEST_CHAIN = 64
+# What pyelftools lets through on damaged debug information.
+_DAMAGE = (
+    DWARFError,
+    ELFError,
+    ConstructError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    ArithmeticError,
+    RuntimeError,
+)
 # DWARF's numbers of x86-64 registers (System V ABI, figure 3.36).
 _REGISTERS = ("rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
 _TRANSPARENT = frozenset(("DW_TAG_typedef", "DW_TAG_const_type", "DW_TAG_volatile_type", "DW_TAG_restrict_type"))
@@ -236,7 +249,9 @@ def _value(
 
 
 def _stripped(die: DIE) -> DIE:
-    while die.tag in _TRANSPARENT and "DW_AT_type" in die.attributes:
+    for _ in range(_LONGEST_CHAIN):  # damaged ones go round in circles
+        if die.tag not in _TRANSPARENT or "DW_AT_type" not in die.attributes:
+            break
         die = die.get_DIE_from_attribute("DW_AT_type")
     return die
 
