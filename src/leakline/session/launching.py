@@ -17,11 +17,11 @@ import msgspec
 from leakline.errors import LeaklineError
 from leakline.model.finding import Report
 from leakline.present.text import printable
-from leakline.session.diagnosing import Diagnosis, DiagnosisOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from leakline.session.diagnosing import DiagnosisOptions
     from leakline.session.interruption import Interruption
     from leakline.sources.procfs import ProcFs
 
@@ -143,6 +143,8 @@ def diagnose_command(
     write: Callable[[Sequence[Report], IO[str]], None],
 ) -> Outcome:
     """Start a program, diagnose it while it runs, write the report to stderr (or where `write` puts it), and wait for its end."""
+    from leakline.session.diagnosing import Diagnosis
+
     with interruption.listening():
         program = start(command)
         if not isinstance(program, subprocess.Popen):
