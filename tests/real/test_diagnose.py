@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -39,7 +40,8 @@ def check_classic(report: dict[str, object]) -> None:
 
 
 def test_the_classic(classic: Path, start: Start, leakline: Leakline, needs_bpf: None) -> None:
-    program = start(classic, ready=False)
+    named = Path(shutil.copy2(classic, classic.with_name("leak-classic")))
+    program = start(named, ready=False)
     time.sleep(1)
     result = leakline("diagnose", program.pid, "--json")
     assert_unharmed(program)
@@ -48,8 +50,8 @@ def test_the_classic(classic: Path, start: Start, leakline: Leakline, needs_bpf:
         assert rung in result.err
     assert "GROWING: " in result.err
     assert "For LEAK it takes at least 30 samples" in result.err
-    text = leakline("diagnose", "--name", "leak-example", "--fail-on", "medium", status=1).out
-    assert text.splitlines()[0] == f"leak-example (pid {program.pid}): leaks at leak-example.c:6"
+    text = leakline("diagnose", "--name", "leak-classic", "--fail-on", "medium", status=1).out
+    assert text.splitlines()[0] == f"leak-classic (pid {program.pid}): leaks at leak-example.c:6"
 
 
 def test_the_classic_without_any_privilege(classic: Path, start: Start, unprivileged_leakline: Leakline) -> None:

@@ -23,6 +23,7 @@ from leakline.model.trend import Series, SeriesTrend
 from leakline.model.vma import VmaUsage
 from leakline.present.trends import explain
 from leakline.session.fault_growth import watch_growth
+from leakline.session.process_allocator import require_64_bit_program
 from leakline.session.reporting import build_report
 from leakline.session.sampling import sample_usage
 from leakline.session.scanning import BETWEEN_SCANS_SECONDS, Scanner
@@ -208,6 +209,7 @@ class Diagnosis:
     # Rungs 6 and 7: which blocks are lost, and who allocates them.
 
     def _look_into(self, case: _Case) -> None:
+        require_64_bit_program(self._procfs, case.target.pid)
         try:
             scanner = Scanner(self._procfs, case.target.pid, max_pause=self._options.max_pause)
         except NotSupported as error:

@@ -75,6 +75,17 @@ def find_allocator(procfs: ProcFs, pid: int) -> ProcessAllocator:
     )
 
 
+def require_64_bit_program(procfs: ProcFs, pid: int) -> None:
+    """Refuse a process whose code and stacks our parts cannot read.
+
+    Raises:
+        NotSupported: it runs a 32-bit program.
+
+    """
+    with suppress(OSError, ParseError), open(procfs.root / str(pid) / "exe", "rb") as file:
+        require_64_bits(Elf(file, f"the program of process {pid}"))
+
+
 def _in_search_order(procfs: ProcFs, pid: int, vmas: Sequence[Vma], files: Sequence[Vma]) -> list[Vma]:
     program = _program(procfs, pid, vmas)
     libraries = [vma for vma in files if vma.inode != (program.inode if program else None) and not _LOADER.search(vma.path or "")]
