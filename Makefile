@@ -50,7 +50,8 @@ glibcs: ## the C libraries of several Debian releases, in build/glibcs, where th
 	tools/fetch-glibcs build/glibcs
 
 test-real: .venv/.developing glibcs ## the longer tests on real processes
-	$(BIN)/pytest -m slow tests/real
+	$(BIN)/pytest -m 'slow and not alone' -n 3 --dist worksteal tests/real
+	$(BIN)/pytest -m 'slow and alone' tests/real
 
 test-kernel: .venv/.developing ## a real kernel that leaks, booted in user-mode Linux (LEAKLINE_UML_DIR: a ready one)
 	tools/install-packages kernel

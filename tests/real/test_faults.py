@@ -415,6 +415,7 @@ def test_perf_sees_the_same_sites(build: Build, leakline: Leakline, tmp_path: Pa
 @pytest.mark.slow
 @needs_root
 @pytest.mark.skipif("LEAKLINE_CHANGE_MACHINE" not in os.environ, reason="LEAKLINE_CHANGE_MACHINE=1: adds swap for a moment")
+@pytest.mark.alone
 def test_pages_come_back_from_swap(build: Build, start: Start, tmp_path: Path) -> None:
     file = Path("/var/tmp") / f"leakline-swap-{os.getpid()}"
     try:

@@ -345,6 +345,7 @@ changes_machine = [
     pytest.mark.slow,
     needs_root,
     pytest.mark.skipif(not os.environ.get("LEAKLINE_CHANGE_MACHINE"), reason="LEAKLINE_CHANGE_MACHINE=1 allows it"),
+    pytest.mark.alone,
 ]
 
 
