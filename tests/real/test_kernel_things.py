@@ -82,20 +82,25 @@ def _grown(report: Any, case: Case) -> int:
 
 
 def _provoke(case: Case, start: Start, folder: Path) -> Any:
-    maker = start(sys.executable, str(TARGETS / "kernel_things.py"), case.kind, str(case.rate), str(folder))
-    assert maker.stdin is not None
-    watching = _watch(5.0)
-    maker.stdin.write("go\n")
-    maker.stdin.flush()
-    report = _report(watching)
+    """Make things and watch; once more where others kept the machine so busy that they came in fits and starts."""
+    for attempt in ("first", "second"):
+        (folder / attempt).mkdir()
+        maker = start(sys.executable, str(TARGETS / "kernel_things.py"), case.kind, str(case.rate), str(folder / attempt))
+        assert maker.stdin is not None
+        watching = _watch(5.0)
+        maker.stdin.write("go\n")
+        maker.stdin.flush()
+        report = _report(watching)
+        maker.stdin.write("end\n")
+        maker.stdin.flush()
+        assert maker.wait(60) == 0
+        if _grown(report, case):
+            break
     grown = [growth for growth in report["growth"] if _names(growth) & set(case.counters)]
     assert grown, [(growth["counter"], growth["bytes"]) for growth in report["growth"]]
     owners = [owner for growth in grown for owner in growth["owners"] if owner["pid"] == maker.pid]
     assert case.what in {owner["what"] for owner in owners}, grown
     assert all(growth["rate_bytes_per_second"] > 0 for growth in grown)
-    maker.stdin.write("end\n")
-    maker.stdin.flush()
-    assert maker.wait(60) == 0
     return report
 
 

@@ -20,13 +20,13 @@ _SUFFIX = re.compile(r"(?:\.(?:part|cold|isra|constprop|llvm)(?:\.\d+)*)+$")
 # Functions that allocate for whoever calls them (mm/slub.c, slab_common.c, page_alloc.c, vmalloc.c, percpu.c, util.c, mempool.c,
 # kmemleak.c, page_owner.c, kernel/stacktrace.c, lib/kasprintf.c); since 6.10 many have a twin that ends in _noprof.
 _ALLOCATORS = re.compile(
-    r"(?:_{0,4}(?:"
+    r"(?:_{0,4}(?:devm_)?(?:"
     r"(?:arch_)?(?:save_)?stack_trace(?:_save|_walk)?|save_stack(?:_trace)?|stack_depot_\w+|register_\w*stack|"
     r"set_page_owner|set_track_\w+|post_alloc_hook|prep_new_page|get_page_from_freelist|"
     r"alloc_(?:frozen_)?pages?\w*|get_free_pages\w*|get_zeroed_page\w*|folio_alloc\w*|alloc_contig\w+|make_alloc_exact|"
     r"alloc_slab_page|allocate_slab|new_slab\w*|slab_alloc\w*|slab_post_alloc_hook|memcg_slab_post_alloc_hook|alloc_from_pcs|"
     r"pcs_\w+|(?:\w+_)?sheaf\w*|alloc_slab_obj_exts|prepare_slab_obj_exts_hook|alloc_tagging_slab_alloc_hook|kmem_cache_alloc\w*|"
-    r"(?:do_)?k[mzc]alloc\w*|krealloc\w*|kmemdup\w*|kstrn?dup\w*|kv[mzc]?alloc\w*|kvrealloc\w*|kvasprintf\w*|kasprintf\w*|"
+    r"(?:do_)?k[mzc]alloc\w*|krealloc\w*|kmemdup\w*|kstrn?dup\w*|kv[mzc]?alloc\w*|kvrealloc\w*|kvasprintf\w*|kasprintf\w*|devres_alloc\w*|strndup_user|"
     r"memdup_user\w*|kmemleak_\w+|alloc_object|create_object\w*|link_object|"
     r"v[mz]alloc\w*|vm_area_alloc_pages|get_vm_area\w*|alloc_vmap_area|alloc_percpu\w*|pcpu_\w+|mempool_\w+"
     r"))(?:_noprof)?"
@@ -60,7 +60,7 @@ class Growth(NamedTuple):
 
 def answering_call(stack: Sequence[Frame]) -> int | None:
     """Index of the first frame that does not only allocate for its caller; None if there is no such frame."""
-    return next((n for n, frame in enumerate(stack) if not _allocates(frame)), None)
+    return next((n for n, frame in enumerate(stack) if frame.function is not None and not _allocates(frame)), None)
 
 
 def _allocates(frame: Frame) -> bool:
@@ -220,7 +220,7 @@ def frame_of_call(call: KernelCall) -> Frame:
         function=call.function,
         file=None,
         line=None,
-        module="vmlinux" if call.module is None and call.function is not None else call.module,
+        module=call.module or "vmlinux",
         address=call.address,
         offset=call.offset,
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 
 from leakline.analysis.diagnosis import rank
 from leakline.analysis.fingerprint import fingerprint
+from leakline.analysis.kernel_sites import answering_call, frame_of_call
 from leakline.model.finding import (
     Cost,
     Evidence,
@@ -19,17 +19,7 @@ from leakline.model.finding import (
     Subject,
     Summary,
 )
-from leakline.model.kmemleak import KernelCall, KmemleakText, UnreferencedObject
-from leakline.model.stack import Frame
-
-# Functions that allocate for their caller, and those that note who did (mm/, lib/, drivers/base/devres.c).
-_ALLOCATORS = re.compile(
-    r"(?:save_stack_trace|stack_trace_save|arch_stack_walk|set_track_prepare|kmemleak_alloc.*|_*(?:create|alloc)_object|"
-    r"slab_post_alloc_hook.*|_*slab_alloc.*|_*kmem_cache_alloc.*|_*do_kmalloc.*|_*(?:devm_)?k[vmz]*[mzc]?alloc.*|_*krealloc.*|"
-    r"_*v[mz]?alloc.*|_*vmalloc.*|_*vzalloc.*|_*pcpu_alloc.*|_*alloc_percpu.*|_*(?:devm_)?k(?:v|mem)?(?:mem|str)n?dup.*|k?v?asprintf|"
-    r"kvasprintf.*|kasprintf|devres_alloc.*|_*get_free_pages.*|_*alloc_pages.*|allocate_slab|new_slab|memdup_user.*|strndup_user)"
-    r"(?:_noprof)?"
-)
+from leakline.model.kmemleak import KmemleakText, UnreferencedObject
 
 
 def kmemleak_report(text: KmemleakText) -> Report:
@@ -54,8 +44,8 @@ def kmemleak_report(text: KmemleakText) -> Report:
 
 
 def _finding(objects: Sequence[UnreferencedObject]) -> Finding:
-    stack = tuple(_frame(call) for call in objects[0].backtrace)
-    answer = next((at for at, f in enumerate(stack) if f.function is not None and not _ALLOCATORS.fullmatch(f.function)), None)
+    stack = tuple(map(frame_of_call, objects[0].backtrace))
+    answer = answering_call(stack)
     tasks = sorted({f"{one.comm} ({one.pid})" for one in objects})
     who = ", ".join(tasks[:3]) + (f" and {len(tasks) - 3} more" if len(tasks) > 3 else "")
     what = "the object" if len(objects) == 1 else f"any of the {len(objects):,} objects"
@@ -75,10 +65,4 @@ def _finding(objects: Sequence[UnreferencedObject]) -> Finding:
         location_is=None if answer is None else "recorded",
         stack=stack,
         evidence=(Evidence(method="kmemleak", text=text, values={"objects": len(objects), "tasks": len(tasks)}),),
-    )
-
-
-def _frame(call: KernelCall) -> Frame:
-    return Frame(
-        function=call.function, file=None, line=None, module=call.module or "vmlinux", address=call.address, offset=call.offset
     )

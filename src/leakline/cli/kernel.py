@@ -101,6 +101,8 @@ def command(
         raise click.UsageError("--source and --counter go with --locate")
     if fail_on is not None:
         raise click.UsageError("--fail-on goes with --locate")
+    if writer.form not in ("text", "json"):
+        raise click.UsageError(f"{writer.form} goes with --locate: counters are text or json")
     if recording is not None:
         from leakline.session.kernel_recorded import kernel_of_recording
 

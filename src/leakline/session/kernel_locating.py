@@ -160,7 +160,7 @@ def _with_lines(asked: Asked, findings: Sequence[Finding]) -> list[Finding]:
 def _report(asked: Asked, found: _Found, began_ns: int) -> Report:
     return Report(
         target=None,
-        bytes_are="requested" if found.definite is not None else "usable",
+        bytes_are="usable",
         summary=Summary(definite=found.definite, indirect=None, possible=None, reachable=None),
         findings=tuple(_with_lines(asked, found.findings)),
         retained_free=RetainedFree(bytes=None),
