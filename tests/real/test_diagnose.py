@@ -165,6 +165,7 @@ def test_a_program_that_cannot_be_started(tmp_path: Path) -> None:
 
 @needs_root
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_kernel_side_of_the_ladder_without_a_process(start: Start, leakline: Leakline, tmp_path: Path) -> None:
     maker = start(sys.executable, str(TARGETS / "kernel_things.py"), "tcp", "400", str(tmp_path))
     assert maker.stdin is not None

@@ -113,6 +113,7 @@ def test_who_makes_things_is_named(case: Case, start: Start, tmp_path: Path) -> 
 
 @needs_root
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind)
 def test_who_makes_things_is_named_and_nothing_after_they_are_gone(case: Case, start: Start, tmp_path: Path) -> None:
     during = _grown(_provoke(case, start, tmp_path), case)
@@ -122,6 +123,7 @@ def test_who_makes_things_is_named_and_nothing_after_they_are_gone(case: Case, s
 
 @needs_root
 @pytest.mark.slow
+@pytest.mark.alone
 def test_names_that_do_not_exist_fill_a_cache_that_is_no_leak(start: Start, tmp_path: Path) -> None:
     maker = start(sys.executable, str(TARGETS / "kernel_things.py"), "missing_name", "40000", str(tmp_path))
     assert maker.stdin is not None
@@ -136,6 +138,7 @@ def test_names_that_do_not_exist_fill_a_cache_that_is_no_leak(start: Start, tmp_
 
 @needs_root
 @pytest.mark.slow
+@pytest.mark.alone
 def test_groups_that_were_removed_but_are_still_held(start: Start, tmp_path: Path) -> None:
     if not Path("/sys/fs/cgroup/memory/memory.usage_in_bytes").exists():
         pytest.skip("no control groups of version 1 here")
@@ -156,6 +159,7 @@ def test_groups_that_were_removed_but_are_still_held(start: Start, tmp_path: Pat
 
 @needs_root
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_same_counters_are_watched_and_recorded(start: Start, leakline: Leakline, tmp_path: Path) -> None:
     maker = start(sys.executable, str(TARGETS / "kernel_things.py"), "tcp", "800", str(tmp_path))
     assert maker.stdin is not None

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import TARGETS, Build, Leakline, Program, Start, assert_unharmed, needs_root
 
-pytestmark = [needs_root, pytest.mark.slow]
+pytestmark = [needs_root, pytest.mark.slow, pytest.mark.alone]
 _TRACE = ("kernel", "--locate", "--source", "tracepoints", "--json", "-d", "4s")
 
 

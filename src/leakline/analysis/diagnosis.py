@@ -32,8 +32,8 @@ def agreed(scans: Sequence[HeapScan]) -> tuple[LostBlock, ...]:
     """Blocks that the last two scans both call lost, with the kind that the last one gives; of a single scan all."""
     if len(scans) < 2:
         return scans[-1].lost if scans else ()
-    before = {(block.address, block.size) for block in scans[-2].lost}
-    return tuple(block for block in scans[-1].lost if (block.address, block.size) in before)
+    before = {block.address: block.size for block in scans[-2].lost}
+    return tuple([block for block in scans[-1].lost if before.get(block.address) == block.size])
 
 
 def summarise(scans: Sequence[HeapScan]) -> Summary:
@@ -42,17 +42,23 @@ def summarise(scans: Sequence[HeapScan]) -> Summary:
         return Summary(definite=None, indirect=None, possible=None, reachable=None)
     blocks: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    sure = {block.address for block in agreed(scans)}
-    for block in scans[-1].lost:
-        kind = block.kind if block.address in sure else "possible"
-        blocks[kind] += 1
-        sizes[kind] += block.size
+    # There may be millions: what is the same of many is counted once.
+    before = {block.address: block.size for block in scans[-2].lost} if len(scans) > 1 else None
+    forms = Counter(
+        [
+            (block.kind if before is None or before.get(block.address) == block.size else "possible", block.size)
+            for block in scans[-1].lost
+        ]
+    )
+    for (kind, size), count in forms.items():
+        blocks[kind] += count
+        sizes[kind] += count * size
     totals = {kind: KindTotal(bytes=sizes[kind], blocks=blocks[kind]) for kind in ("definite", "indirect", "possible")}
     reachable = scans[-1].reachable
     return Summary(**totals, reachable=KindTotal(bytes=reachable.bytes, blocks=reachable.blocks))
 
 
-class _Leader(msgspec.Struct, frozen=True):
+class _Leader(msgspec.Struct, frozen=True, gc=False):
     """A definite (or possible) block and what hangs on it."""
 
     block: LostBlock

@@ -13,7 +13,7 @@ BlockKind = Literal["definite", "indirect", "possible", "reachable"]
 HeldKind = Literal["definite", "indirect", "possible", "reachable", "free", "no block"]
 
 
-class LostBlock(msgspec.Struct, frozen=True, kw_only=True):
+class LostBlock(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A block that no root leads to (definite, indirect), or only pointers to its inside do (possible)."""
 
     address: int

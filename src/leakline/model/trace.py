@@ -19,7 +19,7 @@ class StackTop(msgspec.Struct, frozen=True, kw_only=True):
     """Others that are known: DWARF number and value."""
 
 
-class Allocation(msgspec.Struct, frozen=True, kw_only=True):
+class Allocation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One recorded allocation."""
 
     address: int

@@ -52,6 +52,7 @@ _OUTSIDE_WORTH_A_LOOK = 64 * 1024
 # What recording everything costs (benchmarks/trace.py), and how much of a core it may take before samples must do.
 _PAIR_SECONDS, _MOST_OF_A_CORE = 3.3e-6, 0.3
 _SAMPLED_BYTES = 16 << 10
+_ENOUGH_RECORDED, _ENOUGH_SAMPLES = 100_000, 2_000
 
 
 class DiagnosisOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,13 +251,23 @@ class Diagnosis:
         with recorder:
             seconds = _FIRST_TRACE_SECONDS
             while True:
-                recorder.wait(min(seconds, max(self._left() - 1, 0.5)))
+                self._record(recorder, min(seconds, max(self._left() - 1, 0.5)))
                 self._confirm(scanner, case)
                 case.trace = recorder.trace()
                 if self._certain(case) or self._left() < 2 or self._interruption.asked:
                     return
                 seconds *= 1.5
                 self._say(f"no lost block was seen being allocated yet; watching on, for {self._left():.0f} s at most")
+
+    def _record(self, recorder: Recorder, seconds: float) -> None:
+        """Let time pass, less of it where much comes: what is lost meanwhile has to be looked at, too."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._interruption.asked:
+            recorder.wait(min(left, _GAUGE_SECONDS))
+            if not isinstance(recorder, BpfRecorder):
+                continue
+            if recorder.recorded() >= (_ENOUGH_SAMPLES if recorder.samples else _ENOUGH_RECORDED):
+                return
 
     def _look_outside(self, case: _Case) -> None:
         """Growth that lost blocks do not account for: of what it holds of the kernel's, and the lines that touch new pages."""

@@ -60,6 +60,7 @@ class BpfRecorder:
 
     def __init__(self, procfs: ProcFs, pid: int, interruption: Interruption, options: RecordingOptions) -> None:
         self._interruption = interruption
+        self.samples = bool(options.sampled_bytes)
         allocator = find_allocator(procfs, pid)
         self._recorder = HeapRecorder()
         try:
