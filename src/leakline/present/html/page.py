@@ -1,0 +1,193 @@
+"""A page as one HTML file: template, style, script and data in one, with a policy that lets nothing else in.
+
+The policy (https://www.w3.org/TR/CSP3/) names style and script by their hashes: an element that somebody's name brought in would
+neither run nor be fetched, if the escaping, which comes first, ever failed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import datetime
+from importlib import resources
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from leakline import __version__
+from leakline.errors import NotPossible
+from leakline.present.export.samples import all_reports, process_name
+from leakline.present.findings import VERDICTS
+from leakline.present.html.advice import READING, what_to_do
+from leakline.present.html.cards import MOST_CARDS, cards_of, ranked
+from leakline.present.html.payload import (
+    embedded,
+    fault_data,
+    flame_data,
+    map_data,
+    name_of,
+    series_data,
+    spark,
+    stack_data,
+)
+from leakline.present.text import (
+    amount,
+    change,
+    clock_time,
+    counted,
+    duration,
+    exact_bytes,
+    frame_function,
+    frame_place,
+    percent,
+    place,
+    rate,
+)
+from leakline.present.trends import explain, long_time, probability_text
+
+if TYPE_CHECKING:
+    from leakline.model.finding import Finding, Report
+    from leakline.model.page import DrawnSeries, Page, PageRecording, SourceExcerpt
+
+_SCRIPTS = ("core.js", "lines.js", "stacks.js", "flame.js", "treemap.js", "page.js")
+_MOST_FINDINGS, _MOST_FAULTS, _MOST_LARGE = 100, 40, 6
+
+
+class _Row(NamedTuple):
+    """One series in the table."""
+
+    number: int
+    drawn: DrawnSeries
+    spark: str
+    large: bool
+
+
+class _Recorded(NamedTuple):
+    """One recording, as the template takes it."""
+
+    recording: PageRecording
+    rows: list[_Row]
+    compositions: list[int]
+    system: int | None
+    slabs: int | None
+
+
+class _Told(NamedTuple):
+    """One finding, as the template takes it."""
+
+    report: Report
+    finding: Finding
+    process: str
+    excerpt: SourceExcerpt | None
+    advice: str
+
+
+def require_jinja() -> None:
+    """Check that there is what it takes, before something long begins.
+
+    Raises:
+        NotPossible: jinja2 is not installed.
+
+    """
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise NotPossible("an HTML report takes the library jinja2", hint="pip install 'leakline[report]'") from error
+
+
+def render(page: Page) -> bytes:
+    """The whole file.
+
+    Raises:
+        NotPossible: jinja2 is not installed.
+
+    """
+    require_jinja()
+    from jinja2 import Environment, StrictUndefined
+
+    payload: dict[str, Any] = {"series": [], "stacks": [], "maps": [map_data(table) for table in page.mappings]}
+    recorded = [_recorded(recording, payload) for recording in page.recordings]
+    flame = flame_data(page.reports)
+    if flame is not None:
+        payload["flame"] = flame
+    faults = [(report, _stack(payload, fault_data(report))) for report in page.faults]
+    told = [_told(page, report, finding) for report, finding in ranked(page.reports)]
+    style = _asset("page.css")
+    script = '"use strict";(() => {\n' + "".join(_asset(name) for name in _SCRIPTS) + "})();\n"
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        name=name_of, amount=amount, exact=exact_bytes, change=change, rate=rate, percent=percent, long=long_time, duration=duration
+    )
+    cards = cards_of(page)
+    html = environment.from_string(_asset("page.html.j2")).render(
+        page=page,
+        policy=f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'",
+        style=_trusted(style),
+        script=_trusted(script),
+        payload=_trusted(embedded(payload)),
+        made=datetime.fromtimestamp(page.made).astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        version=__version__,
+        cards=cards[:MOST_CARDS],
+        more_cards=cards[MOST_CARDS:],
+        findings=told[:_MOST_FINDINGS],
+        findings_left_out=max(0, len(told) - _MOST_FINDINGS),
+        recorded=recorded,
+        flame=flame,
+        maps=list(enumerate(page.mappings)),
+        faults=faults,
+        most_faults=_MOST_FAULTS,
+        payload_stacks=payload["stacks"],
+        reports=list(all_reports(page.reports)),
+        reading=READING,
+        verdicts=VERDICTS,
+        place=place,
+        frame_function=frame_function,
+        frame_place=frame_place,
+        process_name=process_name,
+        counted=counted,
+        clock_time=clock_time,
+        explain=explain,
+        probability=probability_text,
+    )
+    return html.encode("utf-8", "backslashreplace")
+
+
+def _asset(name: str) -> str:
+    return resources.files("leakline.present.html").joinpath("assets", name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _trusted(text: str) -> str:
+    """Our own text, which is not escaped; `embedded` has made the data harmless."""
+    from markupsafe import Markup
+
+    return Markup(text)  # noqa: S704
+
+
+def _stack(payload: dict[str, Any], data: dict[str, Any] | None) -> int | None:
+    if data is None:
+        return None
+    payload["stacks"].append(data)
+    return len(payload["stacks"]) - 1
+
+
+def _recorded(recording: PageRecording, payload: dict[str, Any]) -> _Recorded:
+    rows = []
+    for at, drawn in enumerate(recording.series):
+        large = at < _MOST_LARGE and (at == 0 or drawn.trend.is_noteworthy or drawn.trend.at_risk)
+        rows.append(_Row(len(payload["series"]), drawn, spark(drawn), large))
+        payload["series"].append(series_data(drawn, large=True))
+    return _Recorded(
+        recording,
+        rows,
+        [number for one in recording.compositions if (number := _stack(payload, stack_data(one))) is not None],
+        _stack(payload, None if recording.system is None else stack_data(recording.system)),
+        _stack(payload, None if recording.slabs is None else stack_data(recording.slabs)),
+    )
+
+
+def _told(page: Page, report: Report, finding: Finding) -> _Told:
+    where = finding.location
+    excerpt = page.excerpts.get((where.file, where.line)) if where and where.file is not None and where.line is not None else None
+    return _Told(report, finding, process_name(report), excerpt, what_to_do(finding, report))
