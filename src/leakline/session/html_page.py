@@ -19,6 +19,7 @@ from leakline.errors import InvalidRequest, LeaklineError, ParseError
 from leakline.model.faults import FaultReport, FaultReports
 from leakline.model.names import readable
 from leakline.model.page import DrawnSeries, Page, PageRecording, StackedAmounts
+from leakline.present.export.samples import all_reports, process_name
 from leakline.present.html.page import render
 from leakline.session.judging import KERNEL_COUNTERS, series_of, severity
 from leakline.session.reading_reports import read_reports
@@ -28,7 +29,7 @@ from leakline.store.reader import RecordingReader
 from leakline.store.schema import is_recording
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from leakline.model.finding import Report
     from leakline.model.mappings import VmaTable
@@ -44,6 +45,8 @@ _MOST_COMPOSITIONS = 6
 _MOST_QUIET = 3
 _MOST_PARTS = 7
 _LARGEST = 256 << 20
+_GIVEN_BACK = ("slab, reclaimable", "buffers", "page cache", "free")
+"""What is not taken, or comes back when it is needed, on top of the others."""
 _FAULTS_HINT = "`leakline faults PID --json -o FILE` writes one."
 
 
@@ -104,13 +107,14 @@ def gather(
     recordings: list[PageRecording] = []
     mappings: list[VmaTable] = []
     faults: list[FaultReport] = []
+    recorded: list[Path] = []
     others: list[Path] = []
     errors: list[LeaklineError] = []
     for path in paths:
         try:
             match _kind(path):
                 case "recording":
-                    recordings.append(_recording(path, settings, limit, pattern))
+                    recorded.append(path)
                 case "maps":
                     mappings.append(load_mappings(path))
                 case "faults":
@@ -122,14 +126,20 @@ def gather(
     reports: list[Report] = []
     if others:
         try:
-            reports = read_reports(others, say)
+            reports = list(keep(read_reports(others, say)))
+        except LeaklineError as error:
+            errors.append(error)
+    about = {process_name(report) for report in all_reports(reports) if report.findings}
+    about |= {f"{table.command} ({table.pid})" for table in mappings}
+    for path in recorded:
+        try:
+            recordings.append(_recording(path, settings, limit, pattern, about))
         except LeaklineError as error:
             errors.append(error)
     if not (recordings or mappings or faults or reports) and errors:
         raise errors[0]
     for unread in errors:
         say(f"not read: {unread.message}")
-    reports = list(keep(reports))
     return Page(
         title=", ".join(readable(path.name) for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else ""),
         files=tuple(readable(str(path)) for path in paths),
@@ -170,7 +180,9 @@ class _Head(msgspec.Struct):
     targets: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-def _recording(path: Path, settings: Settings, limit: int | None, pattern: re.Pattern[str] | None) -> PageRecording:
+def _recording(
+    path: Path, settings: Settings, limit: int | None, pattern: re.Pattern[str] | None, about: Collection[str]
+) -> PageRecording:
     with RecordingReader(path, _STRETCHES) as reader:
         services = [(one, series_of(one, limit)) for one in reader.processes()]
         trends = judge([series for _, series in services], settings)
@@ -205,22 +217,23 @@ def _recording(path: Path, settings: Settings, limit: int | None, pattern: re.Pa
             ticks=len(reader.times),
             series=tuple(drawn),
             left_out=len(made) - len(drawn),
-            compositions=tuple(_compositions(reader, [one for one, _ in services], judged)),
+            compositions=tuple(_compositions(reader, [one for one, _ in services], judged, about)),
             system=_owners(reader.moments("meminfo", _MOMENTS, lead="MemFree")),
             slabs=_stacked("slab", reader.moments("slab", _MOMENTS)),
         )
 
 
 def _compositions(
-    reader: RecordingReader, services: Sequence[RecordedSeries], judged: dict[str, SeriesTrend]
+    reader: RecordingReader, services: Sequence[RecordedSeries], judged: dict[str, SeriesTrend], about: Collection[str]
 ) -> list[StackedAmounts]:
-    """Of those that may grow, the worst first, else of the largest."""
+    """Of those that other files tell of, then of those that may grow, the worst first; else of the largest."""
     mapped = set(reader.mapped_processes())
     here = [one for one in services if one.name in mapped]
-    suspects = sorted((one.name for one in here if judged[one.name].is_noteworthy), key=lambda name: severity(judged[name]))
+    chosen = [one.name for one in here if one.name in about or judged[one.name].is_noteworthy]
+    chosen.sort(key=lambda name: (name not in about, severity(judged[name])))
     largest = sorted(here, key=lambda one: one.values[-1] if one.values[-1] == one.values[-1] else 0.0, reverse=True)
-    chosen = suspects[:_MOST_COMPOSITIONS] or [one.name for one in largest[:_MOST_QUIET]]
-    found = [_stacked(name, reader.moments("mapping", _MOMENTS, process=name)) for name in chosen]
+    chosen = chosen or [one.name for one in largest[:_MOST_QUIET]]
+    found = [_stacked(name, reader.moments("mapping", _MOMENTS, process=name)) for name in chosen[:_MOST_COMPOSITIONS]]
     return [one for one in found if one is not None]
 
 
@@ -255,10 +268,11 @@ def _owners(moments: Moments | None) -> StackedAmounts | None:
         for name, value in row.items():
             peaks[name] = max(peaks[name], int(value))
     whole = max(sum(row.values()) for row in rows)
-    names = [name for row in rows[:1] for name in row]
-    shown = [name for name in names if peaks[name] >= whole / 200 or name == "unexplained"]
-    parts = {name: tuple(row.get(name, 0.0) for row in rows) for name in shown}
+    shown = [name for name in rows[0] if peaks[name] >= whole / 200 or name == "unexplained"]
+    taken = {name: tuple(row.get(name, 0.0) for row in rows) for name in shown}
     rest = [name for name in peaks if name not in shown]
     if rest:
-        parts["all others"] = tuple(sum(row.get(name, 0.0) for name in rest) for row in rows)
+        taken["all others"] = tuple(sum(row.get(name, 0.0) for name in rest) for row in rows)
+    parts = {name: values for name, values in taken.items() if name not in _GIVEN_BACK}
+    parts |= {name: taken[name] for name in _GIVEN_BACK if name in taken}
     return StackedAmounts("MemTotal", tuple(times), parts)

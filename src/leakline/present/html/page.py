@@ -57,7 +57,6 @@ class _Row(NamedTuple):
     number: int
     drawn: DrawnSeries
     spark: str
-    large: bool
 
 
 class _Recorded(NamedTuple):
@@ -65,6 +64,8 @@ class _Recorded(NamedTuple):
 
     recording: PageRecording
     rows: list[_Row]
+    large: list[_Row]
+    """Those with a chart of their own."""
     compositions: list[int]
     system: int | None
     slabs: int | None
@@ -104,7 +105,8 @@ def render(page: Page) -> bytes:
     from jinja2 import Environment, StrictUndefined
 
     payload: dict[str, Any] = {"series": [], "stacks": [], "maps": [map_data(table) for table in page.mappings]}
-    recorded = [_recorded(recording, payload) for recording in page.recordings]
+    about = frozenset(process_name(report) for report in all_reports(page.reports) if report.findings)
+    recorded = [_recorded(recording, payload, about) for recording in page.recordings]
     flame = flame_data(page.reports)
     if flame is not None:
         payload["flame"] = flame
@@ -114,7 +116,15 @@ def render(page: Page) -> bytes:
     script = '"use strict";(() => {\n' + "".join(_asset(name) for name in _SCRIPTS) + "})();\n"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        name=name_of, amount=amount, exact=exact_bytes, change=change, rate=rate, percent=percent, long=long_time, duration=duration
+        name=name_of,
+        base=_base,
+        amount=amount,
+        exact=exact_bytes,
+        change=change,
+        rate=rate,
+        percent=percent,
+        long=long_time,
+        duration=duration,
     )
     cards = cards_of(page)
     html = environment.from_string(_asset("page.html.j2")).render(
@@ -154,6 +164,11 @@ def _asset(name: str) -> str:
     return resources.files("leakline.present.html").joinpath("assets", name).read_text("utf-8")
 
 
+def _base(name: str) -> str:
+    """Of a path its last part."""
+    return name.rpartition("/")[2] or name if name.startswith("/") else name
+
+
 def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
@@ -172,19 +187,27 @@ def _stack(payload: dict[str, Any], data: dict[str, Any] | None) -> int | None:
     return len(payload["stacks"]) - 1
 
 
-def _recorded(recording: PageRecording, payload: dict[str, Any]) -> _Recorded:
+def _recorded(recording: PageRecording, payload: dict[str, Any], told: frozenset[str]) -> _Recorded:
     rows = []
-    for at, drawn in enumerate(recording.series):
-        large = at < _MOST_LARGE and (at == 0 or drawn.trend.is_noteworthy or drawn.trend.at_risk)
-        rows.append(_Row(len(payload["series"]), drawn, spark(drawn), large))
-        payload["series"].append(series_data(drawn, large=True))
+    for drawn in recording.series:
+        rows.append(_Row(len(payload["series"]), drawn, spark(drawn)))
+        payload["series"].append(series_data(drawn))
     return _Recorded(
         recording,
         rows,
+        _large(rows, told),
         [number for one in recording.compositions if (number := _stack(payload, stack_data(one))) is not None],
         _stack(payload, None if recording.system is None else stack_data(recording.system)),
         _stack(payload, None if recording.slabs is None else stack_data(recording.slabs)),
     )
+
+
+def _large(rows: list[_Row], told: frozenset[str]) -> list[_Row]:
+    """The processes that findings are about, then what may grow, processes before what they are made of; else the first."""
+    about = [row for row in rows if row.drawn.trend.name in told]
+    suspects = [row for row in rows if row not in about and (row.drawn.trend.is_noteworthy or row.drawn.trend.at_risk)]
+    suspects.sort(key=lambda row: row.drawn.kind != "process")
+    return (about + suspects or rows)[: _MOST_LARGE if about or suspects else 1]
 
 
 def _told(page: Page, report: Report, finding: Finding) -> _Told:

@@ -24,6 +24,9 @@ _MOST_STACKS, _DEEPEST = 3000, 150
 _MOST_BOXES = 600
 _MOST_MOMENTS = 400
 _LONGEST = 200
+_COLORS = 7
+_QUIET = {"free": 9, "page cache": 7, "all others": 8}
+"""What no look should fall on first."""
 FLAMES: dict[str, tuple[FindingKind, ...]] = {
     "lost": ("definite", "indirect", "possible"),
     "growing": ("growing", "outstanding"),
@@ -46,7 +49,7 @@ def name_of(text: str) -> str:
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 
-def series_data(drawn: DrawnSeries, *, large: bool) -> Json:
+def series_data(drawn: DrawnSeries) -> Json:
     """One series with what is judged of it."""
     trend, extremes, curve = drawn.trend, drawn.extremes, drawn.curve
     times = extremes.times
@@ -66,7 +69,7 @@ def series_data(drawn: DrawnSeries, *, large: bool) -> Json:
     }
     if trend.limit is not None and trend.accuses:
         data["limit"] = trend.limit
-    if large and curve is not None and len(curve.times):
+    if curve is not None and len(curve.times):
         data |= {
             "ft": [round(time, 3) for time in curve.times],
             "floors": [round(value) for value in curve.floors],
@@ -79,15 +82,12 @@ def series_data(drawn: DrawnSeries, *, large: bool) -> Json:
 
 
 def stack_data(stacked: StackedAmounts) -> Json:
-    """Parts of a whole over time."""
-    return {
-        "name": name_of(stacked.name),
-        "unit": "bytes",
-        "t": [round(time, 3) for time in stacked.times],
-        "parts": [
-            {"name": name_of(name), "v": [max(0, round(value)) for value in values]} for name, values in stacked.parts.items()
-        ],
-    }
+    """Parts of a whole over time, each with its colour."""
+    parts = [
+        {"name": name_of(name), "c": _QUIET.get(name, at % _COLORS), "v": [max(0, round(value)) for value in values]}
+        for at, (name, values) in enumerate(stacked.parts.items())
+    ]
+    return {"name": name_of(stacked.name), "unit": "bytes", "t": [round(time, 3) for time in stacked.times], "parts": parts}
 
 
 def fault_data(report: FaultReport) -> Json | None:
@@ -107,8 +107,12 @@ def fault_data(report: FaultReport) -> Json | None:
         "bars": True,
         "t": [round(part[-1].seconds, 3) for part in parts],
         "parts": [
-            {"name": name_of(cause), "v": [sum(max(0, moment.counts.get(cause, 0)) for moment in part) for part in parts]}
-            for cause in causes
+            {
+                "name": name_of(cause),
+                "c": at % _COLORS,
+                "v": [sum(max(0, moment.counts.get(cause, 0)) for moment in part) for part in parts],
+            }
+            for at, cause in enumerate(causes)
         ],
     }
 

@@ -19,11 +19,13 @@ function drawStack(box, raw, figure) {
       const down = times.map((time, at) => `${x(time).toFixed(1)} ${y(below[at]).toFixed(1)}`).reverse();
       d = `M${up.concat(down).join("L")}Z`;
     }
-    svg("path", { class: `${raw.bars ? "" : "band "}s${number % 10}`, d }, clip);
+    svg("path", { class: `${raw.bars ? "" : "band "}s${part.c}`, d }, clip);
   });
-  const cells = all("[data-part]", figure), text = bytes ? amount : count;
+  const cells = all("[data-part]", figure), head = one("[data-head]", figure), text = bytes ? amount : count;
+  cells.forEach((cell) => { cell.dataset.last ??= cell.textContent; });
   cursor(box, chart, times, (at, where) => {
-    cells.forEach((cell) => { cell.textContent = at === null ? "" : text(parts[+cell.dataset.part].v[at]); });
+    cells.forEach((cell) => { cell.textContent = at === null ? cell.dataset.last : text(parts[+cell.dataset.part].v[at]); });
+    head.textContent = at === null ? head.dataset.head : `At ${elapsed(times[at] - first)}`;
     tip(chart, at === null ? null : where, at === null ? [] : [elapsed(times[at] - first), `${text(whole[at])} in all`]);
   });
 }
