@@ -243,8 +243,9 @@ def _stacked(name: str, moments: Moments | None) -> StackedAmounts | None:
         return None
     parts = {part: tuple(0.0 if value != value else value for value in values) for part, values in moments.values.items()}
     ranked = sorted(parts, key=lambda part: max(parts[part]) + 4 * (max(parts[part]) - min(parts[part])), reverse=True)
-    shown = {part: parts[part] for part in ranked[:_MOST_PARTS]}
-    rest = [parts[part] for part in ranked[_MOST_PARTS:]]
+    most = _MOST_PARTS if len(ranked) != _MOST_PARTS + 1 else _MOST_PARTS + 1
+    shown = {part: parts[part] for part in ranked[:most]}
+    rest = [parts[part] for part in ranked[most:]]
     if rest:
         shown[f"{len(rest)} others"] = tuple(map(sum, zip(*rest, strict=True)))
     return StackedAmounts(name, moments.times, shown)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from leakline.model.page import Page, PageRecording
     from leakline.model.trend import SeriesTrend
 
-MOST_CARDS = 4
+MOST_CARDS = 3
 _RANK = {"leak": 0, "crash": 0, "grows": 1, "suspect": 2, "info": 3, "ok": 4}
 
 

@@ -25,8 +25,19 @@ _MOST_BOXES = 600
 _MOST_MOMENTS = 400
 _LONGEST = 200
 _COLORS = 7
-_QUIET = {"free": 9, "page cache": 7, "all others": 8}
-"""What no look should fall on first."""
+_KNOWN_COLORS = {
+    "[heap]": 3,
+    "[anon]": 1,
+    "[arenas]": 6,
+    "[stack]": 2,
+    "[thread stacks]": 2,
+    "[bss]": 0,
+    "free": 9,
+    "page cache": 7,
+    "all others": 8,
+}
+"""What is known is of the same colour in all charts, and what nobody need look at first is grey."""
+_FILE_COLORS = (4, 5, 8)
 FLAMES: dict[str, tuple[FindingKind, ...]] = {
     "lost": ("definite", "indirect", "possible"),
     "growing": ("growing", "outstanding"),
@@ -83,10 +94,12 @@ def series_data(drawn: DrawnSeries) -> Json:
 
 def stack_data(stacked: StackedAmounts) -> Json:
     """Parts of a whole over time, each with its colour."""
-    parts = [
-        {"name": name_of(name), "c": _QUIET.get(name, at % _COLORS), "v": [max(0, round(value)) for value in values]}
-        for at, (name, values) in enumerate(stacked.parts.items())
-    ]
+    parts, files = [], 0
+    for at, (name, values) in enumerate(stacked.parts.items()):
+        color = _KNOWN_COLORS.get(name, 7 if name.endswith(" others") else at % _COLORS)
+        if name.startswith("/"):
+            color, files = _FILE_COLORS[files % len(_FILE_COLORS)], files + 1
+        parts.append({"name": name_of(name), "c": color, "v": [max(0, round(value)) for value in values]})
     return {"name": name_of(stacked.name), "unit": "bytes", "t": [round(time, 3) for time in stacked.times], "parts": parts}
 
 

@@ -19,7 +19,8 @@ function drawStack(box, raw, figure) {
       const down = times.map((time, at) => `${x(time).toFixed(1)} ${y(below[at]).toFixed(1)}`).reverse();
       d = `M${up.concat(down).join("L")}Z`;
     }
-    svg("path", { class: `${raw.bars ? "" : "band "}s${part.c}`, d }, clip);
+    const thick = Math.max(...part.v) / high * (chart.bottom - chart.top);
+    svg("path", { class: `${raw.bars || thick < 6 ? "" : "band "}s${part.c}`, d }, clip);
   });
   const cells = all("[data-part]", figure), head = one("[data-head]", figure), text = bytes ? amount : count;
   cells.forEach((cell) => { cell.dataset.last ??= cell.textContent; });
