@@ -100,7 +100,8 @@ def main(keep: str | None) -> None:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         size = page.stat().st_size
         print(
-            f"recording: {recording.stat().st_size / MIB:.1f} MiB; made in {seconds:.1f} s ({cpu:.1f} s of CPU), {memory:.0f} MiB at most"
+            f"recording: {recording.stat().st_size / MIB:.1f} MiB; made in {seconds:.1f} s ({cpu:.1f} s of CPU), "
+            f"{memory:.0f} MiB at most"
         )
         times = load_times(page)
         print(f"page: {size / MIB:.2f} MiB; open after {median(times):.2f} s (median of {LOADS}), {min(times):.2f} s at best")
