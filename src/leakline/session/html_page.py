@@ -272,7 +272,7 @@ def _owners(moments: Moments | None) -> StackedAmounts | None:
     shown = [name for name in rows[0] if peaks[name] >= whole / 200 or name == "unexplained"]
     taken = {name: tuple(row.get(name, 0.0) for row in rows) for name in shown}
     rest = [name for name in peaks if name not in shown]
-    if rest:
+    if any(peaks[name] for name in rest):
         taken["all others"] = tuple(sum(row.get(name, 0.0) for name in rest) for row in rows)
     parts = {name: values for name, values in taken.items() if name not in _GIVEN_BACK}
     parts |= {name: taken[name] for name in _GIVEN_BACK if name in taken}

@@ -43,8 +43,6 @@ def excerpts_of(reports: Sequence[Report]) -> dict[tuple[str, int], SourceExcerp
 
 
 def _excerpt(name: str, line: int) -> SourceExcerpt | None:
-    if "\0" in name:
-        return None
     try:
         path = Path(name).resolve()
         if path.suffix.lower() not in _ENDINGS:
@@ -53,7 +51,7 @@ def _excerpt(name: str, line: int) -> SourceExcerpt | None:
         if not stat.S_ISREG(about.st_mode) or about.st_size > _LARGEST:
             return None
         data = path.read_bytes()
-    except (OSError, RuntimeError):  # the latter for a loop of links, before Python 3.13
+    except (OSError, ValueError, RuntimeError):  # no such name can be; a loop of links, before Python 3.13
         return None  # it is on another machine, or no longer there: the place alone is shown
     lines = data.decode("utf-8", "replace").split("\n")
     if b"\0" in data or not 1 <= line <= len(lines):

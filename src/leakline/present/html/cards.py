@@ -119,8 +119,6 @@ def _figures(report: Report, told: Finding | None, trend: SeriesTrend | None) ->
         yield from _limit(trend)
     if report.cost.target_stopped_ns:
         yield Figure("Stood still for", duration(report.cost.target_stopped_ns), "all that the target noticed")
-    if len(report.findings) > 1:
-        yield Figure("Findings", f"{len(report.findings):,}", "ranked below")
 
 
 def _agreed(finding: Finding) -> str:

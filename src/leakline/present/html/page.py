@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from datetime import datetime
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,6 +45,8 @@ from leakline.present.text import (
 from leakline.present.trends import explain, long_time, probability_text
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from leakline.model.finding import Finding, Report
     from leakline.model.page import DrawnSeries, Page, PageRecording, SourceExcerpt
 
@@ -102,8 +105,6 @@ def render(page: Page) -> bytes:
 
     """
     require_jinja()
-    from jinja2 import Environment, StrictUndefined
-
     payload: dict[str, Any] = {"series": [], "stacks": [], "maps": [map_data(table) for table in page.mappings]}
     about = frozenset(process_name(report) for report in all_reports(page.reports) if report.findings)
     recorded = [_recorded(recording, payload, about) for recording in page.recordings]
@@ -112,22 +113,9 @@ def render(page: Page) -> bytes:
         payload["flame"] = flame
     faults = [(report, _stack(payload, fault_data(report))) for report in page.faults]
     told = [_told(page, report, finding) for report, finding in ranked(page.reports)]
-    style = _asset("page.css")
-    script = '"use strict";(() => {\n' + "".join(_asset(name) for name in _SCRIPTS) + "})();\n"
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        name=name_of,
-        base=_base,
-        amount=amount,
-        exact=exact_bytes,
-        change=change,
-        rate=rate,
-        percent=percent,
-        long=long_time,
-        duration=duration,
-    )
+    style, script = _style_and_script()
     cards = cards_of(page)
-    html = environment.from_string(_asset("page.html.j2")).render(
+    html = _template().render(
         page=page,
         policy=f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'",
         style=_trusted(style),
@@ -158,6 +146,31 @@ def render(page: Page) -> bytes:
         probability=probability_text,
     )
     return html.encode("utf-8", "backslashreplace")
+
+
+@cache
+def _template() -> Template:
+    """Compiled once: that takes longer than to fill it."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        name=name_of,
+        base=_base,
+        amount=amount,
+        exact=exact_bytes,
+        change=change,
+        rate=rate,
+        percent=percent,
+        long=long_time,
+        duration=duration,
+    )
+    return environment.from_string(_asset("page.html.j2"))
+
+
+@cache
+def _style_and_script() -> tuple[str, str]:
+    return _asset("page.css"), '"use strict";(() => {\n' + "".join(_asset(name) for name in _SCRIPTS) + "})();\n"
 
 
 def _asset(name: str) -> str:

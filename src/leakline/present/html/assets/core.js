@@ -10,12 +10,23 @@ function svg(name, attributes = {}, parent = null, text = null) {
   return element;
 }
 
-function amount(value) {
+function amount(value, places = 1) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
   let at = 0, size = value;
   while (Math.abs(size) >= 1024 && at < units.length - 1) { size /= 1024; at++; }
-  const digits = at ? 1 : 0;
+  const digits = at ? places : 0;
   return size.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }) + " " + units[at];
+}
+
+/* As many digits as it takes to tell the marks of an axis apart. */
+function markTexts(marks, bytes) {
+  if (!bytes) return marks.map(count);
+  for (let places = 0; places < 4; places++) {
+    const texts = marks.map((mark) => amount(mark, places));
+    const steps = new Set(marks.map((mark) => (mark / 1024 ** Math.floor(Math.log2(Math.max(mark, 1)) / 10)).toFixed(places + 1).endsWith("0")));
+    if (new Set(texts).size === marks.length && !steps.has(false)) return texts;
+  }
+  return marks.map((mark) => amount(mark, 3));
 }
 
 const count = (value) => Math.round(value).toLocaleString("en-US");
@@ -64,16 +75,16 @@ function plane(box, first, last, low, high, bytes) {
   const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
   const root = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, box);
   const marks = steps(low, high, bytes, Math.max(2, Math.floor(height / (rem * 3.2))));
-  const text = (value) => bytes ? amount(value) : count(value);
-  const left = Math.max(...marks.map((m) => text(m).length), 3) * rem * 0.43 + rem * 0.7;
+  const texts = markTexts(marks, bytes);
+  const left = Math.max(...texts.map((text) => text.length), 3) * rem * 0.43 + rem * 0.7;
   const top = rem * 0.7, right = rem * 0.5, bottom = rem * 1.6;
   const span = last - first || 1, range = high - low || 1;
   const x = (time) => left + (time - first) / span * (width - left - right);
   const y = (value) => top + (1 - (value - low) / range) * (height - top - bottom);
-  for (const mark of marks) {
+  marks.forEach((mark, number) => {
     svg("line", { class: "gridline", x1: left, x2: width - right, y1: y(mark), y2: y(mark) }, root);
-    svg("text", { x: left - rem * 0.5, y: y(mark) + rem * 0.26, "text-anchor": "end" }, root, text(mark));
-  }
+    svg("text", { x: left - rem * 0.5, y: y(mark) + rem * 0.26, "text-anchor": "end" }, root, texts[number]);
+  });
   svg("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }, root);
   for (const mark of timeSteps(first, last, Math.max(2, Math.floor((width - left) / (rem * 5.5))))) {
     svg("line", { class: "axis", x1: x(mark), x2: x(mark), y1: height - bottom, y2: height - bottom + 4 }, root);
