@@ -71,6 +71,9 @@ bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/agent.py
 	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[report]" playwright
+	tools/install-packages web
+	$(BIN)/python benchmarks/report.py
 
 docs: .venv/.installed ## regenerate the JSON schemas
 	$(BIN)/python tools/write-schemas docs/schemas

@@ -26,9 +26,9 @@ MAPPED = 8
 
 
 def shape(number: int, rng: np.random.Generator) -> np.ndarray:
-    """What one process holds, in bytes: a few leak, some fill a cache, some breathe, most stand still; each has short peaks."""
+    """What one process holds, in bytes: a few leak, some fill a cache, some breathe, most wander; each has short peaks."""
     x = np.arange(TICKS)
-    held = rng.uniform(4, 400) * MIB + rng.normal(0, 0.05, TICKS).cumsum() * 4096
+    held = rng.uniform(4, 400) * MIB + rng.normal(0, 2, TICKS).cumsum() * 4096
     if number % 50 == 0:
         held += x * rng.uniform(2, 40) * 1024
     elif number % 10 == 1:

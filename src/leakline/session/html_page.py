@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from leakline.model.finding import Report
-    from leakline.model.mappings import VmaTable
+    from leakline.model.mappings import VmaMemory, VmaTable, VmaTotals
     from leakline.model.recording import Moments, RecordedSeries
     from leakline.model.trend import SeriesTrend
 
@@ -47,6 +47,9 @@ _MOST_PARTS = 7
 _LARGEST = 256 << 20
 _GIVEN_BACK = ("slab, reclaimable", "buffers", "page cache", "free")
 """What is not taken, or comes back when it is needed, on top of the others."""
+_IMPOSSIBLE = 1 << 64
+_LONGEST = 1e11
+"""Seconds: 3,000 years."""
 _FAULTS_HINT = "`leakline faults PID --json -o FILE` writes one."
 
 
@@ -116,7 +119,7 @@ def gather(
                 case "recording":
                     recorded.append(path)
                 case "maps":
-                    mappings.append(load_mappings(path))
+                    mappings.append(_mappings(path))
                 case "faults":
                     faults += _faults(path)
                 case None:
@@ -162,7 +165,28 @@ def _kind(path: Path) -> Literal["recording", "maps", "faults"] | None:
     return None if found is None else "maps" if found[1] == b"maps" else "faults"
 
 
+def _mappings(path: Path) -> VmaTable:
+    table = load_mappings(path)
+    rows: list[VmaMemory | VmaTotals] = [*(table.vmas or ()), table.totals]
+    for row in rows:
+        if not all(0 <= amount < _IMPOSSIBLE for amount in (row.size, row.rss, row.pss, row.uss, row.dirty, row.swap)):
+            raise ParseError(f"{path}: a mapping has amounts that no machine has")
+    return table
+
+
 def _faults(path: Path) -> list[FaultReport]:
+    reports = _decoded_faults(path)
+    for report in reports:
+        counts = [report.seen.minor or 0, report.seen.major or 0, report.lost]
+        counts += [number for group in report.faults for number in (group.count, group.bytes, group.address or 0)]
+        counts += [count for moment in report.timeline for count in moment.counts.values()]
+        times = [report.seconds, *(moment.seconds for moment in report.timeline)]
+        if not all(0 <= count < _IMPOSSIBLE for count in counts) or not all(0 <= time < _LONGEST for time in times):
+            raise ParseError(f"{path}: it has counts or times that no machine has")
+    return reports
+
+
+def _decoded_faults(path: Path) -> list[FaultReport]:
     try:
         if path.stat().st_size > _LARGEST:
             raise ParseError(f"{path} is larger than {_LARGEST >> 20} MiB", hint=_FAULTS_HINT)
@@ -211,7 +235,7 @@ def _recording(
             name=readable(path.name),
             host=host,
             kernel=kernel,
-            began=reader.began,
+            began=reader.began if reader.began is not None and 0 <= reader.began < _LONGEST else None,
             duration=float(reader.times[-1] - reader.times[0]) if len(reader.times) else 0.0,
             interval=reader.interval,
             ticks=len(reader.times),

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from leakline.model.page import DrawnSeries, Page, PageRecording, SourceExcerpt
 
 _SCRIPTS = ("core.js", "lines.js", "stacks.js", "flame.js", "treemap.js", "page.js")
-_MOST_FINDINGS, _MOST_FAULTS, _MOST_LARGE = 100, 40, 6
+_MOST_FINDINGS, _MOST_FAULTS, _MOST_LARGE, _MOST_ROWS, _MOST_REASONS = 100, 40, 6, 200, 20
 
 
 class _Row(NamedTuple):
@@ -132,6 +132,8 @@ def render(page: Page) -> bytes:
         maps=list(enumerate(page.mappings)),
         faults=faults,
         most_faults=_MOST_FAULTS,
+        most_rows=_MOST_ROWS,
+        most_reasons=_MOST_REASONS,
         payload_stacks=payload["stacks"],
         reports=list(all_reports(page.reports)),
         reading=READING,

@@ -22,7 +22,7 @@ _TICKS = 100_000
 """Into so many parts the time of a series is divided."""
 _MOST_STACKS, _DEEPEST = 3000, 150
 _MOST_BOXES = 600
-_MOST_MOMENTS = 400
+_MOST_MOMENTS, _MOST_CAUSES = 400, 12
 _LONGEST = 200
 _COLORS = 7
 _KNOWN_COLORS = {
@@ -111,22 +111,23 @@ def fault_data(report: FaultReport) -> Json | None:
     sums: Counter[str] = Counter()
     for moment in moments:
         sums.update({cause: max(0, count) for cause, count in moment.counts.items()})
-    causes = [cause for cause, count in sums.most_common() if count]
+    causes = [cause for cause, count in sums.most_common(_MOST_CAUSES) if count]
+    others = [cause for cause, count in sums.most_common()[_MOST_CAUSES:] if count]
     joined = math.ceil(len(moments) / _MOST_MOMENTS)
     parts = [moments[at : at + joined] for at in range(0, len(moments), joined)]
+
+    def column(names: Sequence[str]) -> list[int]:
+        return [sum(max(0, moment.counts.get(name, 0)) for moment in part for name in names) for part in parts]
+
+    bands = [{"name": name_of(cause), "c": at % _COLORS, "v": column([cause])} for at, cause in enumerate(causes)]
+    if others:
+        bands.append({"name": f"{len(others):,} others", "c": 7, "v": column(others)})
     return {
         "name": "page faults",
         "unit": "faults",
         "bars": True,
         "t": [round(part[-1].seconds, 3) for part in parts],
-        "parts": [
-            {
-                "name": name_of(cause),
-                "c": at % _COLORS,
-                "v": [sum(max(0, moment.counts.get(cause, 0)) for moment in part) for part in parts],
-            }
-            for at, cause in enumerate(causes)
-        ],
+        "parts": bands,
     }
 
 
