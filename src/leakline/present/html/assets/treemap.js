@@ -89,7 +89,7 @@ const treemaps = all("[data-map]").map((panel) => {
   for (const button of all("[data-measure]", panel)) {
     button.addEventListener("click", () => {
       measure = button.dataset.measure;
-      head.textContent = button.textContent.toLowerCase();
+      head.textContent = button.textContent;
       all("[data-measure]", panel).forEach((other) => other.setAttribute("aria-pressed", other === button));
       list();
       draw();
