@@ -20,7 +20,6 @@ from leakline.model.faults import FaultMoment
 from leakline.model.finding import Evidence, Subject
 from leakline.model.page import Page
 from leakline.model.stack import Frame, SourceLocation
-from leakline.present.html.page import render
 from leakline.present.html.payload import embedded, fault_data, map_data
 from leakline.present.json import to_json
 from leakline.session.html_page import gather, html_report, page_of_faults, page_of_reports
@@ -111,7 +110,7 @@ def test_suppressed_findings_are_not_in_it(tmp_path: Path, leakline: Leakline) -
 
 
 def test_a_section_without_data_is_not_there() -> None:
-    page = render(Page(title="x", files=(), made=0.0)).decode()
+    page = html_report(Page(title="x", files=(), made=0.0)).decode()
     assert re.findall(r'<section id="(\w+)"', page) == ["verdict", "about"]
     assert "Nothing was found" in page
 
@@ -143,7 +142,7 @@ def test_no_name_becomes_an_element(first: str, second: str, third: str) -> None
             location=SourceLocation(function=a, file=b, line=3),
         )
         pages = page_of_reports([report((one,), command=a, definite=(100, 2))])
-        return Elements(render(msgspec.structs.replace(pages, title=b, files=(c,), mappings=(mappings(a),))).decode())
+        return Elements(html_report(msgspec.structs.replace(pages, title=b, files=(c,), mappings=(mappings(a),))).decode())
 
     elements, plain = made(first, second, third), made("a", "b", "c")
     assert elements.tags == plain.tags
@@ -166,10 +165,10 @@ def test_nothing_in_it_points_elsewhere(tmp_path: Path) -> None:
 def test_source_is_shown_where_it_is_source(tmp_path: Path) -> None:
     source = tmp_path / "leaky.c"
     found = some_findings(source)
-    page = render(page_of_reports(found.targets)).decode()
+    page = html_report(page_of_reports(found.targets)).decode()
     assert "int line_6 = 6;" in page
     assert "int line_11" not in page
-    assert "int line_6 = 6;" not in render(page_of_reports(found.targets, source=False)).decode()
+    assert "int line_6 = 6;" not in html_report(page_of_reports(found.targets, source=False)).decode()
 
 
 @pytest.mark.parametrize("name", ["secret", "key.pem", "link.c", "folder.c", "binary.c", "pipe.c"])
@@ -266,7 +265,7 @@ def test_hundreds_of_causes_are_a_dozen_bands() -> None:
 
 
 def test_page_faults_alone() -> None:
-    page = render(page_of_faults([faults()])).decode()
+    page = html_report(page_of_faults([faults()])).decode()
     assert f"leaky ({PID}) asked for 930 pages" in page
     assert '<section id="faults"' in page
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from leakline import __version__
 from leakline.analysis.system_owners import owners_of
 from leakline.analysis.trend import Settings, curve_of, judge
 from leakline.errors import InvalidRequest, LeaklineError, ParseError
@@ -60,7 +61,7 @@ def html_report(page: Page) -> bytes:
         NotPossible: jinja2 is not installed.
 
     """
-    return render(page)
+    return render(page, __version__)
 
 
 def page_of_reports(reports: Sequence[Report], *, source: bool = True) -> Page:

@@ -13,7 +13,6 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from leakline import __version__
 from leakline.errors import NotPossible
 from leakline.present.export.samples import all_reports, process_name
 from leakline.present.findings import VERDICTS
@@ -97,8 +96,12 @@ def require_jinja() -> None:
         raise NotPossible("an HTML report takes the library jinja2", hint="pip install 'leakline[report]'") from error
 
 
-def render(page: Page) -> bytes:
+def render(page: Page, version: str) -> bytes:
     """The whole file.
+
+    Args:
+        page: what to show.
+        version: leakline's.
 
     Raises:
         NotPossible: jinja2 is not installed.
@@ -122,7 +125,7 @@ def render(page: Page) -> bytes:
         script=_trusted(script),
         payload=_trusted(embedded(payload)),
         made=datetime.fromtimestamp(page.made).astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        version=__version__,
+        version=version,
         cards=cards[:MOST_CARDS],
         more_cards=cards[MOST_CARDS:],
         findings=told[:_MOST_FINDINGS],
