@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from tests.conftest import Leakline
+from tests.conftest import Build, Leakline
 from tests.pages import UGLY, write_all, write_recording
 from tests.web.conftest import Browse, Visit
 
+EXAMPLE = Path(__file__).parents[2] / "examples/leak-example.c"
 WIDTHS = (320, 1280, 3840)
 
 
@@ -203,6 +209,43 @@ def test_it_prints(whole: str, browse: Browse, pictures: Path) -> None:
     assert data.startswith(b"%PDF")
     page.emulate_media(media="print")
     assert not page.locator(".tools").is_visible()
+
+
+def test_three_commands_lead_to_the_line(tmp_path: Path, browse: Browse, build: Build, leakline: Leakline, pictures: Path) -> None:
+    """What a new user does: record, diagnose, report; and then reads."""
+    program = tmp_path / "three-commands"
+    shutil.copy(build(str(EXAMPLE)), program)
+    recording, findings, page = tmp_path / "x.leakline", tmp_path / "x.json", tmp_path / "x.html"
+    command = [
+        sys.executable,
+        "-m",
+        "leakline",
+        "record",
+        "-i",
+        "100ms",
+        "-v",
+        "--maps",
+        "every=500ms",
+        "-o",
+        recording,
+        "--",
+        program,
+    ]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True) as recorder:
+        assert recorder.stderr is not None
+        assert "is safe" in recorder.stderr.readline()
+        leakline("diagnose", "--name", "^three-commands$", "-o", findings)
+        os.killpg(recorder.pid, signal.SIGINT)
+        recorder.communicate(timeout=60)
+    leakline("report", recording, findings, "-o", page)
+    visit = settled(browse(page.as_uri()))
+    assert visit.console == []
+    card = visit.page.locator(".card").first.inner_text()
+    assert "three-commands leaks at leak-example.c:6" in card
+    assert "KiB/s" in card
+    assert "malloc(4096*3)" in visit.page.locator(".source .hit").first.inner_text()
+    assert visit.page.locator("#composition h3").first.inner_text().startswith("three-commands (")
+    visit.page.screenshot(path=str(pictures / "three-commands.png"))
 
 
 def test_findings_alone_make_a_page_without_empty_sections(tmp_path: Path, browse: Browse, leakline: Leakline) -> None:
