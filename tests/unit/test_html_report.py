@@ -208,6 +208,17 @@ def test_owners_add_up_at_each_moment(tmp_path: Path) -> None:
     assert all(sum(values) == 8 << 30 for values in zip(*system.parts.values(), strict=True))
 
 
+def test_a_process_without_a_name_has_its_number() -> None:
+    page = html_report(page_of_reports([report((finding(),), command="?", pid=1447, definite=(100, 2))])).decode()
+    assert "<h2>Process 1447 leaks at a.c:6</h2>" in page
+    assert "? (1447)" not in page
+
+
+def test_the_kernel_is_no_process() -> None:
+    page = html_report(page_of_reports([report((finding(),), target=None, definite=(100, 2))])).decode()
+    assert "<h2>The kernel loses what is allocated at a.c:6</h2>" in page
+
+
 def test_many_mappings_are_few_boxes() -> None:
     table = mappings()
     many = tuple(msgspec.structs.replace(row, start=row.start + n) for n in range(300) for row in table.vmas or ())

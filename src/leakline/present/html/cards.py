@@ -66,6 +66,13 @@ def _services(recording: PageRecording) -> Iterator[SeriesTrend]:
     return (drawn.trend for drawn in recording.series if drawn.kind == "process")
 
 
+def subject(report: Report) -> str:
+    """`leak-example`; `Process 4711` where a checker's log does not name it; nothing for the kernel."""
+    if report.target is None:
+        return ""
+    return f"Process {report.target.pid}" if report.target.command == "?" else name_of(report.target.command)
+
+
 def _service_name(report: Report) -> str:
     return "kernel" if report.target is None else f"{report.target.command} ({report.target.pid})"
 
@@ -76,7 +83,7 @@ def _report_card(report: Report, trends: dict[str, SeriesTrend]) -> Card:
     growing = next((f for f in report.findings if f.kind == "growing"), None)
     told = definite or growing or first
     said = headline(report)
-    who = "" if report.target is None else name_of(report.target.command)
+    who = subject(report)
     title = said[:1].upper() + said[1:] if not who else f"{who} {said}" if said.startswith(("leaks", "grows")) else f"{who}: {said}"
     if definite is not None:
         level, word = "leak", "Leak"
