@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from leakline.present.export.samples import all_reports
 from leakline.present.findings import headline
-from leakline.present.html.payload import name_of
+from leakline.present.html.payload import name_of, subject
 from leakline.present.text import amount, change, counted, duration, exact_bytes, place, rate
 from leakline.present.trends import explain, long_time, probability_text
 
@@ -64,13 +64,6 @@ def cards_of(page: Page) -> list[Card]:
 
 def _services(recording: PageRecording) -> Iterator[SeriesTrend]:
     return (drawn.trend for drawn in recording.series if drawn.kind == "process")
-
-
-def subject(report: Report) -> str:
-    """`leak-example`; `Process 4711` where a checker's log does not name it; nothing for the kernel."""
-    if report.target is None:
-        return ""
-    return f"Process {report.target.pid}" if report.target.command == "?" else name_of(report.target.command)
 
 
 def _service_name(report: Report) -> str:

@@ -17,13 +17,14 @@ from leakline.errors import NotPossible
 from leakline.present.export.samples import all_reports, process_name
 from leakline.present.findings import VERDICTS
 from leakline.present.html.advice import READING, what_to_do
-from leakline.present.html.cards import MOST_CARDS, cards_of, ranked, subject
+from leakline.present.html.cards import MOST_CARDS, cards_of, ranked
 from leakline.present.html.payload import (
     embedded,
     fault_data,
     flame_data,
     map_data,
     name_of,
+    process_title,
     series_data,
     spark,
     stack_data,
@@ -144,7 +145,7 @@ def render(page: Page, version: str) -> bytes:
         place=place,
         frame_function=frame_function,
         frame_place=frame_place,
-        process_name=_process,
+        process_name=process_title,
         counted=counted,
         clock_time=clock_time,
         explain=explain,
@@ -228,12 +229,7 @@ def _large(rows: list[_Row], told: frozenset[str]) -> list[_Row]:
     return (about + suspects or rows)[: _MOST_LARGE if about or suspects else 1]
 
 
-def _process(report: Report) -> str:
-    unnamed = report.target is not None and report.target.command == "?"
-    return subject(report) if unnamed else process_name(report)
-
-
 def _told(page: Page, report: Report, finding: Finding) -> _Told:
     where = finding.location
     excerpt = page.excerpts.get((where.file, where.line)) if where and where.file is not None and where.line is not None else None
-    return _Told(report, finding, _process(report), excerpt, what_to_do(finding, report))
+    return _Told(report, finding, process_title(report), excerpt, what_to_do(finding, report))

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from leakline.present.export.samples import frame_name, samples, without_stack
+from leakline.present.export.samples import frame_name, process_name, samples, without_stack
 from leakline.present.text import frame_place, printable
 
 if TYPE_CHECKING:
@@ -58,6 +58,19 @@ def name_of(text: str) -> str:
     """A name from outside, harmless and not endless."""
     shown = printable(text)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
+
+
+def subject(report: Report) -> str:
+    """`leak-example`; `Process 4711` where a checker's log does not name it; nothing for the kernel."""
+    if report.target is None:
+        return ""
+    return f"Process {report.target.pid}" if report.target.command == "?" else name_of(report.target.command)
+
+
+def process_title(report: Report) -> str:
+    """`leak-example (4711)`, `Process 4711`, `kernel`."""
+    unnamed = report.target is not None and report.target.command == "?"
+    return subject(report) if unnamed else name_of(process_name(report))
 
 
 def series_data(drawn: DrawnSeries) -> Json:
@@ -148,7 +161,7 @@ def flame_data(reports: Sequence[Report]) -> Json | None:
             for frame in reversed(finding.stack[:_DEEPEST])
         ] or [frames.setdefault((name_of(without_stack(finding)), ""), len(frames))]
         inner = next((at for at, frame in enumerate(finding.stack) if frame.location == finding.location), None)
-        entry = {"s": stack, "v": sample.bytes, "b": sample.blocks, "k": sample.kind, "p": name_of(sample.process)}
+        entry = {"s": stack, "v": sample.bytes, "b": sample.blocks, "k": sample.kind, "p": process_title(sample.report)}
         if inner is not None and inner < _DEEPEST:
             entry["a"] = len(stack) - 1 - inner
         groups.setdefault(group, []).append(entry)
