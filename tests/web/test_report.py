@@ -248,6 +248,17 @@ def test_three_commands_lead_to_the_line(tmp_path: Path, browse: Browse, build: 
     visit.page.screenshot(path=str(pictures / "three-commands.png"))
 
 
+def test_a_crash_is_explained(tmp_path: Path, browse: Browse, build: Build, leakline: Leakline) -> None:
+    page = tmp_path / "x.html"
+    leakline("faults", "-o", page, "--", build(str(EXAMPLE.with_name("segv-example.c"))), status=139)
+    visit = browse(page.as_uri())
+    assert visit.page.locator("h2").first.inner_text().endswith("died of SIGSEGV at segv-example.c:17")
+    assert "settings->port" in visit.page.locator("#faults .source .hit").inner_text()
+    assert "is NULL" in visit.page.locator(".card .text").inner_text()
+    assert visit.console == []
+    assert visit.violations() == []
+
+
 def test_findings_alone_make_a_page_without_empty_sections(tmp_path: Path, browse: Browse, leakline: Leakline) -> None:
     files = write_all(tmp_path)
     page = tmp_path / "page.html"

@@ -80,7 +80,13 @@ def page_of_reports(reports: Sequence[Report], *, source: bool = True) -> Page:
 def page_of_faults(reports: Sequence[FaultReport]) -> Page:
     """A page of page faults alone."""
     names = {report.target.command for report in reports}
-    return Page(title=names.pop() if len(names) == 1 else "Page faults", files=(), made=time.time(), faults=tuple(reports))
+    return Page(
+        title=names.pop() if len(names) == 1 else "Page faults",
+        files=(),
+        made=time.time(),
+        faults=tuple(reports),
+        excerpts=excerpts_of((), reports),
+    )
 
 
 def gather(
@@ -149,7 +155,7 @@ def gather(
         files=tuple(readable(str(path)) for path in paths),
         made=time.time(),
         reports=tuple(reports),
-        excerpts=excerpts_of(reports) if source else {},
+        excerpts=excerpts_of(reports, faults) if source else {},
         recordings=tuple(recordings),
         mappings=tuple(mappings),
         faults=tuple(faults),

@@ -12,6 +12,7 @@ from leakline.present.export.samples import samples
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from leakline.model.faults import FaultReport
     from leakline.model.finding import Report
 
 _AROUND = 4
@@ -28,11 +29,12 @@ _ENDINGS = frozenset({
 # fmt: on
 
 
-def excerpts_of(reports: Sequence[Report]) -> dict[tuple[str, int], SourceExcerpt]:
-    """Some lines for each place of a finding, by file and line."""
+def excerpts_of(reports: Sequence[Report], faults: Sequence[FaultReport] = ()) -> dict[tuple[str, int], SourceExcerpt]:
+    """Some lines for each place of a finding or a crash, by file and line."""
+    places = [group.location for report in faults for group in report.faults if group.crash is not None]
+    places += [sample.finding.location for sample in samples(reports)]
     found: dict[tuple[str, int], SourceExcerpt] = {}
-    for sample in samples(reports):
-        where = sample.finding.location
+    for where in places:
         if where is None or where.file is None or where.line is None or len(found) >= _MOST:
             continue
         if (where.file, where.line) not in found:

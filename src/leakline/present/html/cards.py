@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from leakline.present.export.samples import all_reports
 from leakline.present.findings import headline
-from leakline.present.html.payload import name_of, subject
+from leakline.present.html.payload import name_of, prose, subject
 from leakline.present.text import amount, change, counted, duration, exact_bytes, place, rate
 from leakline.present.trends import explain, long_time, probability_text
 
@@ -94,7 +94,7 @@ def _report_card(report: Report, trends: dict[str, SeriesTrend]) -> Card:
 
 
 def _because(finding: Finding) -> str:
-    text = name_of(finding.evidence[0].text) if finding.evidence else ""
+    text = prose(finding.evidence[0].text) if finding.evidence else ""
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
@@ -180,7 +180,7 @@ def _crash_card(report: FaultReport, group: FaultGroup) -> Card:
         "crash",
         "Crash" if fatal else "Fault",
         f"{name_of(report.target.command)} {'died of' if fatal else 'got'} {signal}{at}",
-        name_of(group.explanation),
+        prose(group.explanation),
         (
             Figure("Cause", group.cause),
             Figure("Access", group.access or "-"),

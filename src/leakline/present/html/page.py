@@ -25,6 +25,7 @@ from leakline.present.html.payload import (
     map_data,
     name_of,
     process_title,
+    prose,
     series_data,
     spark,
     stack_data,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from leakline.model.finding import Finding, Report
     from leakline.model.page import DrawnSeries, Page, PageRecording, SourceExcerpt
+    from leakline.model.stack import SourceLocation
 
 _SCRIPTS = ("core.js", "lines.js", "stacks.js", "flame.js", "treemap.js", "page.js")
 _MOST_FINDINGS, _MOST_FAULTS, _MOST_LARGE, _MOST_ROWS, _MOST_REASONS = 100, 40, 6, 200, 20
@@ -147,6 +149,7 @@ def render(page: Page, version: str) -> bytes:
         frame_place=frame_place,
         process_name=process_title,
         counted=counted,
+        excerpt_at=lambda where: _excerpt_at(page, where),
         clock_time=clock_time,
         explain=explain,
         probability=probability_text,
@@ -162,6 +165,7 @@ def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         name=name_of,
+        prose=prose,
         base=_base,
         amount=amount,
         exact=exact_bytes,
@@ -229,7 +233,9 @@ def _large(rows: list[_Row], told: frozenset[str]) -> list[_Row]:
     return (about + suspects or rows)[: _MOST_LARGE if about or suspects else 1]
 
 
+def _excerpt_at(page: Page, where: SourceLocation | None) -> SourceExcerpt | None:
+    return None if where is None or where.file is None or where.line is None else page.excerpts.get((where.file, where.line))
+
+
 def _told(page: Page, report: Report, finding: Finding) -> _Told:
-    where = finding.location
-    excerpt = page.excerpts.get((where.file, where.line)) if where and where.file is not None and where.line is not None else None
-    return _Told(report, finding, process_title(report), excerpt, what_to_do(finding, report))
+    return _Told(report, finding, process_title(report), _excerpt_at(page, finding.location), what_to_do(finding, report))

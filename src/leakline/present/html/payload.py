@@ -23,7 +23,7 @@ _TICKS = 100_000
 _MOST_STACKS, _DEEPEST = 3000, 150
 _MOST_BOXES = 600
 _MOST_MOMENTS, _MOST_CAUSES = 400, 12
-_LONGEST = 200
+_LONGEST, _LONGEST_PROSE = 200, 4000
 _COLORS = 7
 _KNOWN_COLORS = {
     "[heap]": 3,
@@ -58,6 +58,12 @@ def name_of(text: str) -> str:
     """A name from outside, harmless and not endless."""
     shown = printable(text)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
+
+
+def prose(text: str) -> str:
+    """Sentences and paths from outside: as they are, but harmless, and with an end."""
+    shown = printable(text)
+    return shown if len(shown) <= _LONGEST_PROSE else f"{shown[: _LONGEST_PROSE - 1]}…"
 
 
 def subject(report: Report) -> str:
