@@ -107,6 +107,7 @@ def test_the_keyboard_gets_everywhere(whole: str, browse: Browse) -> None:
     keys.press("/")
     assert focused(visit) == "search"
     keys.type("level_3")
+    visit.page.wait_for_function("() => document.querySelector('#found').textContent.startsWith('1 finding or row,')")
     assert "% of the stacks" in visit.page.locator("#found").inner_text()
     assert visit.page.locator(".finding:visible").count() == 1
     keys.press("Escape")
@@ -168,9 +169,9 @@ def test_the_flame_graph_zooms_inverts_and_flips(whole: str, browse: Browse) -> 
     assert boxes.count() == 14
     page.locator(".flame g[aria-label^='level_5 ']").click()
     assert page.locator("#unzoom").is_enabled()
-    assert page.locator(".flame g.faded").count() == 8
+    assert page.locator(".flame g.above").count() == 8
     page.keyboard.press("Escape")
-    assert page.locator(".flame g.faded").count() == 7
+    assert page.locator(".flame g.above").count() == 7
     page.locator("#unzoom").click()
     page.locator(".flame g[tabindex='0']").focus()
     page.keyboard.press("ArrowDown")

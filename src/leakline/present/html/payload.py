@@ -196,7 +196,7 @@ def map_data(table: VmaTable) -> Json:
             small.setdefault(row.kind, []).append(row)
     for kind, others in small.items():
         box = {measure: sum(_measured(row, measure) for row in others) for measure in MEASURES}
-        kinds.setdefault(kind, []).append({**box, "n": f"{len(others):,} small ones", "at": ""})
+        kinds.setdefault(kind, []).append({**box, "n": f"{len(others):,} small ones", "at": "", "c": len(others)})
     return {
         "name": name_of(f"{table.command} ({table.pid})"),
         "kinds": [{"kind": kind, "boxes": boxes} for kind, boxes in sorted(kinds.items())],

@@ -32,28 +32,37 @@ const flame = data.flame && one("#flame") ? (() => {
 
   function draw() {
     const width = Math.max(box.clientWidth, 120), rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
-    const row = Math.round(rem * 1.45), boxes = [];
-    const walk = (node, left, wide, level) => {
-      boxes.push({ node, left, wide, level });
-      const kids = [...node.kids.values()].sort((a, b) => b.v - a.v || (a.name < b.name ? -1 : 1));
-      for (const kid of kids) {
-        const share = wide * kid.v / node.v;
-        if (share >= 0.6) walk(kid, left, share, level + 1);
-        left += share;
+    const row = Math.round(rem * 1.45), boxes = [], rests = [];
+    /* Level by level; what is too narrow to see is one grey box, sooner where there are many already. */
+    const walk = (first, level) => {
+      const waiting = [{ node: first, left: 0, wide: width, level }];
+      for (let at = 0; at < waiting.length; at++) {
+        const parent = waiting[at], least = waiting.length < 3000 ? 1.5 : 6;
+        boxes.push(parent);
+        let from = parent.left, small = 0;
+        for (const kid of [...parent.node.kids.values()].sort((a, b) => b.v - a.v || (a.name < b.name ? -1 : 1))) {
+          const share = parent.wide * kid.v / parent.node.v;
+          if (share >= least) { waiting.push({ node: kid, left: from, wide: share, level: parent.level + 1 }); from += share; }
+          else small += share;
+        }
+        if (small >= 1) rests.push({ left: from, wide: small, level: parent.level + 1 });
       }
     };
     const line = [];
     for (let node = focus.parent; node; node = node.parent) line.unshift(node);
     line.forEach((node, level) => boxes.push({ node, left: 0, wide: width, level, faded: true }));
-    walk(focus, 0, width, line.length);
-    const rows = Math.max(...boxes.map((b) => b.level)) + 1;
+    walk(focus, line.length);
+    const rows = boxes.concat(rests).reduce((most, b) => Math.max(most, b.level), 0) + 1;
     box.replaceChildren();
     shown = new Map();
     const picture = svg("svg", { width, height: rows * row, viewBox: `0 0 ${width} ${rows * row}` }, box);
+    for (const { left, wide, level } of rests) {
+      svg("rect", { class: "rest", x: left, y: (flipped ? rows - 1 - level : level) * row, width: Math.max(wide - 0.5, 0.5), height: row - 1, rx: 2 }, picture);
+    }
     for (const { node, left, wide, level, faded } of boxes) {
       const y = (flipped ? rows - 1 - level : level) * row;
       const look = node.base ? "base" : "";
-      const element = svg("g", { class: `${look}${node.answer ? " answer" : ""}${faded || !matches(node) ? " faded" : ""}`, role: "button", tabindex: node === (current || focus) ? 0 : -1, "aria-label": label(node) }, picture);
+      const element = svg("g", { class: `${look}${node.answer ? " answer" : ""}${faded ? " above" : ""}${matches(node) ? "" : " faded"}`, role: "button", tabindex: node === (current || focus) ? 0 : -1, "aria-label": label(node) }, picture);
       const inset = node.answer ? 1 : 0;
       svg("rect", { class: node.base ? "" : group + shade(node.name), x: left + inset, y: y + inset, width: Math.max(wide - 0.5 - 2 * inset, 0.4), height: row - 1 - 2 * inset, rx: 2 }, element);
       const room = Math.floor((wide - 10) / (rem * 0.43));
@@ -126,7 +135,7 @@ const flame = data.flame && one("#flame") ? (() => {
     holds: () => box.contains(document.activeElement),
     search(text) {
       sought = text;
-      if (root && box.firstChild) draw();
+      for (const [node, element] of shown) element.classList.toggle("faded", !matches(node));
       if (!text) return null;
       const total = (node) => matches(node) ? node.v : [...node.kids.values()].reduce((sum, kid) => sum + total(kid), 0);
       return root.v ? total(root) / root.v : 0;

@@ -15,9 +15,13 @@ function seek() {
   }
   const share = flame ? flame.search(text) : null;
   treemaps.forEach((map) => map.search(text));
-  found.textContent = text ? `${count(hits)} finding${hits === 1 ? "" : "s"} and rows${share === null ? "" : `, ${(100 * share).toFixed(1)} % of the stacks’ bytes`}` : "";
+  found.textContent = text ? `${count(hits)} ${hits === 1 ? "finding or row" : "findings and rows"}${share === null ? "" : `, ${(100 * share).toFixed(1)} % of the stacks’ bytes`}` : "";
 }
-search.addEventListener("input", seek);
+let sought = false;
+search.addEventListener("input", () => {
+  if (!sought) requestAnimationFrame(() => { sought = false; seek(); });
+  sought = true;
+});
 
 const dark = matchMedia("(prefers-color-scheme:dark)"), html = document.documentElement;
 function toggleTheme() {

@@ -31,7 +31,7 @@ const treemaps = all("[data-map]").map((panel) => {
 
   function list() {
     body.replaceChildren();
-    const rows = raw.kinds.map((kind) => ({ kind: kind.kind, boxes: kind.boxes.length, v: kind.boxes.reduce((sum, one) => sum + one[measure], 0) })).filter((row) => row.v).sort((a, b) => b.v - a.v);
+    const rows = raw.kinds.map((kind) => ({ kind: kind.kind, boxes: kind.boxes.reduce((sum, one) => sum + (one.c ?? 1), 0), v: kind.boxes.reduce((sum, one) => sum + one[measure], 0) })).filter((row) => row.v).sort((a, b) => b.v - a.v);
     for (const row of rows) {
       const line = body.insertRow(), name = document.createElement("th"), mark = document.createElement("span");
       name.scope = "row";
