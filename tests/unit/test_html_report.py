@@ -327,6 +327,13 @@ def test_an_empty_recording_is_a_page(tmp_path: Path) -> None:
     assert "Too few samples to judge" in page
 
 
+def test_a_recording_without_a_tick_has_no_table(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "x", ticks=0)
+    page = html_report(gather([path], print)).decode()
+    assert "Too few samples to judge" in page
+    assert '<section id="trend"' not in page
+
+
 def test_findings_survive_their_own_json(tmp_path: Path) -> None:
     path = tmp_path / "findings.json"
     path.write_text(to_json(some_findings(tmp_path / "leaky.c")))

@@ -260,6 +260,19 @@ def test_a_crash_is_explained(tmp_path: Path, browse: Browse, build: Build, leak
     assert visit.violations() == []
 
 
+def test_several_of_each_make_one_page(tmp_path: Path, browse: Browse, leakline: Leakline) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    files = [*write_all(tmp_path / "a"), *write_all(tmp_path / "b")]
+    page = tmp_path / "page.html"
+    leakline("report", *files, "-o", page)
+    visit = settled(browse(page.as_uri()))
+    assert visit.console == []
+    assert visit.violations() == []
+    assert visit.page.locator("table.series").count() == visit.page.locator(".treemap").count() == 2
+    assert visit.page.locator(".finding").count() == 3  # the same findings are one
+
+
 def test_findings_alone_make_a_page_without_empty_sections(tmp_path: Path, browse: Browse, leakline: Leakline) -> None:
     files = write_all(tmp_path)
     page = tmp_path / "page.html"
