@@ -245,3 +245,27 @@ def test_an_exec_and_a_missing_target(leakline: Leakline, tmp_path: Path) -> Non
     finally:
         shell.kill()
         shell.wait()
+
+
+def test_a_program_is_started_and_recorded_to_its_end(tmp_path: Path, leakline: Leakline) -> None:
+    path = tmp_path / "x"
+    code = (
+        "import os, sys; held = b'x' * (8 << 20); os.fork() or os._exit(0); os.wait(); print('mine'); sys.stdin.read(); sys.exit(7)"
+    )
+    with subprocess.Popen(["sleep", "1"], stdout=subprocess.PIPE) as slow:  # its end is the end of the program's input
+        done = leakline("record", "-i", "50ms", "-q", "-o", path, "--", sys.executable, "-c", code, status=7, stdin=slow.stdout)
+    assert done.out == "mine\n"
+    with RecordingReader(path) as reader:
+        (one,) = [series for series in reader.processes() if max(series.values) > 8 << 20]
+        assert len(one.values) >= 3
+
+
+def test_what_cannot_be_started_is_said_as_env_says_it(tmp_path: Path, leakline: Leakline) -> None:
+    assert "cannot start" in leakline("record", "-o", tmp_path / "x", "--", "/no/such/program", status=127).err
+    assert "go without it" in leakline("record", "1", "-o", tmp_path / "x", "--", "true", status=2).err
+    assert "stdout" in leakline("record", "--json", "-o", tmp_path / "x", "--", "true", status=2).err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_program_that_a_signal_ends(tmp_path: Path, leakline: Leakline) -> None:
+    leakline("record", "-i", "50ms", "-o", tmp_path / "x", "--", "sh", "-c", "sleep 0.3; kill -9 $$", status=137)

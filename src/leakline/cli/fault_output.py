@@ -51,11 +51,15 @@ class FaultOutput:
         self._color: Color = color
         ending = "" if path is None else path.suffix
         self._json = as_json or ending == ".json"
-        self._picture = ending.removeprefix(".") if ending in (".svg", ".png") and not as_json else None
+        self._picture = ending.removeprefix(".") if ending in (".svg", ".png", ".html") and not as_json else None
         if path is not None and path.exists() and not force:
             raise InvalidRequest(f"{path} exists", hint="Choose another file, or replace it with --force.")
         if path is not None and not path.parent.is_dir():
             raise InvalidRequest(f"{path.parent} is not a folder", hint="Make it first.")
+        if self._picture == "html":
+            from leakline.present.html.page import require_jinja
+
+            require_jinja()
 
     def write(self, reports: Sequence[FaultReport], stream: IO[str]) -> None:
         """Write the reports: to the file, else to the stream."""
@@ -74,6 +78,10 @@ class FaultOutput:
             raise InvalidRequest(f"cannot write {self._path}: {error.strerror}", hint="Choose another file.") from error
 
     def _drawn(self, reports: Sequence[FaultReport]) -> bytes:
+        if self._picture == "html":
+            from leakline.session.html_page import html_report, page_of_faults
+
+            return html_report(page_of_faults(reports))
         from leakline.present.fault_chart import faults_svg
         from leakline.present.png import png_of
 

@@ -272,6 +272,12 @@ def speaker(*, quiet: bool) -> Callable[[str], None]:
     return (lambda _text: None) if quiet else say_on_stderr
 
 
+def as_page(path: Path | None, ctx: click.Context) -> bool:
+    """Whether --format or the end of the file's name asks for HTML."""
+    asked: Form | None = ctx.meta.get(_FORMAT)
+    return asked == "html" or (asked is None and path is not None and path.name.lower().endswith(".html"))
+
+
 class Output:
     """Where a report goes, and as what.
 
@@ -300,6 +306,10 @@ class Output:
             from leakline.present.png import require_png
 
             require_png()
+        if self.form == "html":
+            from leakline.present.html.page import require_jinja
+
+            require_jinja()
         check_generated(force=force, stdout_is_taken=path is None and self.form != "text")
         filtered(())  # a rule that makes no sense is told before the work, not after it
 
@@ -313,6 +323,19 @@ class Output:
         if self.form != "text" and self._path is None:
             option = "--json" if self.as_json else f"--format {self.form}"
             raise click.UsageError(f"{option} with -- COMMAND needs --output FILE: stdout is the program's")
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write what is made already: to the file, and say so, else to stdout."""
+        if self._path is None:
+            with closed_pipe_allowed():
+                sys.stdout.buffer.write(data)
+                sys.stdout.flush()
+            return
+        try:
+            self._path.write_bytes(data)
+        except OSError as error:
+            raise InvalidRequest(f"cannot write {self._path}: {error.strerror}", hint="Choose another file.") from error
+        self._say(f"the page is in {self._path}")
 
     def write(self, reports: Sequence[Report], stream: IO[str] | None = None, *, replace: bool = False) -> None:
         """Write the reports, without what is known: to the file, else to the stream (stdout). Then say in a line what they hold.
@@ -369,6 +392,10 @@ class Output:
             raise
 
     def _encoded(self, reports: Sequence[Report]) -> bytes:
+        if self.form == "html":
+            from leakline.session.html_page import html_report, page_of_reports
+
+            return html_report(page_of_reports(reports))
         if self.form != "text":
             return encode(self.form, reports, _working_folder(), __version__)
         from io import StringIO

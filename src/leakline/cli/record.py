@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leakline.cli.options import Duration, Every, closed_pipe_allowed, say_on_stderr, target_options
+from leakline.cli.options import Duration, Every, WithCommand, closed_pipe_allowed, say_on_stderr, target_options
 from leakline.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from leakline.model.recording import Tick
 
 
-@click.command("record")
+@click.command("record", cls=WithCommand)
 @target_options
 @click.option("--cgroup", metavar="PATH", help="Processes in this control group, and in those below it.")
 @click.option("--children", is_flag=True, help="Those that these start, too.")
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object at the end.")
 @click.option("-v", "--verbose", is_flag=True, help="Say on stderr each time when a tick is safe in the file.")
 @click.option("-q", "--quiet", is_flag=True, help="Nothing on stderr but errors.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     pids: tuple[int, ...],
     more_pids: tuple[int, ...],
     name: str | None,
@@ -50,7 +52,8 @@ def command(
 ) -> int:
     """Sample processes and the machine into a file, for minutes or weeks.
 
-    All processes, unless some are named. Each tick is safe once it is written: neither a kill nor a full disk takes it back.
+    All processes, unless some are named, or a program is started by `-- COMMAND`: that one, with all that it starts, until they
+    end; its exit status is passed on. Each tick is safe once it is written: neither a kill nor a full disk takes it back.
     `leakline trend FILE` judges what was recorded, while it goes on too; `leakline report FILE -o chart.svg` draws it.
     """
     from leakline.session.interruption import Interruption
@@ -66,13 +69,17 @@ def command(
         raise click.UsageError("--append goes on with the file that --force would replace")
     if output.exists() and not output.is_file():
         raise InvalidRequest(f"{output} is no file", hint="Choose another one.")
+    launched: list[str] = ctx.meta.get("leakline.command") or []
     chosen = [*pids, *more_pids]
     named = bool(chosen) or name is not None or cgroup is not None
-    if children and not named:
+    if launched and named:
+        raise click.UsageError("-- COMMAND records what it starts: PID, --name and --cgroup go without it")
+    if launched and as_json:
+        raise click.UsageError("--json is for stdout, which with -- COMMAND is the program's")
+    if children and not (named or launched):
         raise click.UsageError("--children goes with PID, --name or --cgroup: without them all processes are recorded")
-    choice = Choice.of(chosen, name=name, cgroup=cgroup, everything=not named, children=children)
     wish = Wish(
-        choice=choice,
+        choice=Choice.of(chosen, name=name, cgroup=cgroup, everything=not named, children=children),
         interval=interval,
         duration=float("inf") if duration is None else duration,
         maps_every=maps_every,
@@ -93,8 +100,17 @@ def command(
             )
 
     interruption = Interruption()
+    status = 0
     with interruption.listening():
-        summary = Recording(Machine(), output, wish, interruption, say).run(on_tick)
+        if launched:
+            from leakline.session.launching import Outcome, record_command
+
+            ended = record_command(launched, output, wish, interruption, say, on_tick)
+            if isinstance(ended, Outcome):
+                return ended.status
+            summary, status = ended
+        else:
+            summary = Recording(Machine(), output, wish, interruption, say).run(on_tick)
     from leakline.present.json import to_json
     from leakline.present.text import amount, counted
 
@@ -107,4 +123,4 @@ def command(
         f"{output}: {counted(summary.ticks, 'tick')} of {counted(summary.processes, 'process').replace('processs', 'processes')}, "
         f"{amount(summary.bytes)}{missed}; {summary.cpu_seconds / max(summary.duration_seconds, 1e-9):.2%} of a core"
     )
-    return 0
+    return status

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from leakline.cli.filters import FILTERS
+from leakline.cli.filters import FILTERS, filtered
 from leakline.cli.options import (
     Duration,
     Output,
     Size,
+    as_page,
     closed_pipe_allowed,
     fail_on_option,
     fails,
@@ -40,6 +41,7 @@ _MOST_PANELS = 4
 @click.option("--limit-bytes", type=Size(), metavar="SIZE", help="What each process may reach; else what memory had left.")
 @click.option("--warm-up", type=Duration(), default="1h", show_default=True, help="No LEAK is called in this time after the start.")
 @click.option("--horizon", type=Duration(), default="1d", show_default=True, help="A limit that is reached within it is a risk.")
+@click.option("--no-source", is_flag=True, help="Of .html: leave out the lines of source around a finding.")
 @fail_on_option
 @output_options
 @click.pass_context
@@ -50,6 +52,7 @@ def command(
     limit_bytes: int | None,
     warm_up: float,
     horizon: float,
+    no_source: bool,
     fail_on: str | None,
     as_json: bool,
     output: Path | None,
@@ -58,12 +61,19 @@ def command(
     color: Color,
     quiet: bool,
 ) -> int:
-    """Show what files hold: a recording in words or as a chart, or the findings of whoever made them.
+    """Show what files hold: a recording in words or as a chart, or the findings of whoever made them; all of it as a page.
 
     FILE is a recording; or one or more of: findings of leakline (--json), text or XML of valgrind, logs of AddressSanitizer and
     LeakSanitizer, /sys/kernel/debug/kmemleak. Findings about the same program become one report, equal ones one finding.
+    With -o FILE.html all of these, and what `maps --json` and `faults --json` wrote, go into one page for a browser.
     """
     from leakline.store.schema import is_recording
+
+    if as_page(output, ctx):
+        _refuse(ctx, ("as_json", "limit"), "is for what is printed: this is a page")
+        settings = (_compiled(pattern), limit_bytes, warm_up, horizon)
+        return _write_page(files, settings, output, fail_on, source=not no_source, force=force, quiet=quiet)
+    _refuse(ctx, ("no_source",), "goes with -o FILE.html")
 
     recordings = [file for file in files if str(file) != "-" and file.is_file() and is_recording(file)]
     if not recordings:
@@ -81,6 +91,42 @@ def command(
     )
     panels = limit if ctx.get_parameter_source("limit") is ParameterSource.COMMANDLINE else _MOST_PANELS
     return _show_recording(recordings[0], pattern, panels, limit_bytes, warm_up, horizon, output, force=force, color=color)
+
+
+def _compiled(pattern: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise InvalidRequest(f"--series {pattern!r} is not a regular expression: {error}") from error
+
+
+def _write_page(
+    files: Sequence[Path],
+    judging: tuple[re.Pattern[str] | None, int | None, float, float],
+    output: Path | None,
+    fail_on: str | None,
+    *,
+    source: bool,
+    force: bool,
+    quiet: bool,
+) -> int:
+    """One page of all files, to the file or to stdout."""
+    from leakline.analysis.trend import Settings
+    from leakline.session.html_page import gather, html_report
+
+    pattern, limit_bytes, warm_up, horizon = judging
+    writer = Output(output, as_json=False, force=force, limit=1, color="never", quiet=quiet)
+    page = gather(
+        files,
+        speaker(quiet=quiet),
+        settings=Settings(warm_up, horizon),
+        limit=limit_bytes,
+        pattern=pattern,
+        keep=filtered,
+        source=source,
+    )
+    writer.write_bytes(html_report(page))
+    return int(fails(page.reports, fail_on))
 
 
 def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
@@ -112,11 +158,8 @@ def _show_recording(
         raise InvalidRequest(f"{output} does not end in .svg or .png", hint="Leave -o out for text.")
     if output is not None and output.exists() and not force:
         raise InvalidRequest(f"{output} exists", hint="Choose another file, or replace it with --force.")
-    try:
-        wanted = re.compile(pattern or "")
-    except re.error as error:
-        raise InvalidRequest(f"--series {pattern!r} is not a regular expression: {error}") from error
-    series = [one for one in recorded_series(file, limit_bytes) if wanted.search(one.name)]
+    wanted = _compiled(pattern)
+    series = [one for one in recorded_series(file, limit_bytes) if wanted is None or wanted.search(one.name)]
     if not series:
         raise InvalidRequest(f"{file} holds no such series", hint="`leakline trend FILE --all` lists them.")
     judged = dict(enumerate(judge(series, Settings(warm_up, horizon))))

@@ -81,6 +81,25 @@ class RecordingStart(NamedTuple):
     """MemTotal, bytes."""
 
 
+class Extremes(NamedTuple):
+    """A series as it can be drawn: of each stretch of time the least and the most."""
+
+    times: tuple[float, ...]
+    """Seconds since the recording began: the middle of each stretch."""
+    lows: tuple[float, ...]
+    """Bytes; NaN where nothing is known, and from one process to the one that took its place."""
+    highs: tuple[float, ...]
+
+
+class Moments(NamedTuple):
+    """Counters at the same moments: of each stretch of time that with the least and that with the most."""
+
+    times: tuple[float, ...]
+    """Seconds since the recording began."""
+    values: dict[str, tuple[float, ...]]
+    """Bytes by counter; NaN where it is not known."""
+
+
 class RecordedSeries(NamedTuple):
     """One quantity of a recording, with restarts of the same service as epochs."""
 
@@ -96,6 +115,8 @@ class RecordedSeries(NamedTuple):
     reclaimable: bool
     available: int | None
     """Bytes of memory and swap that were left at the last sample."""
+    extremes: Extremes | None = None
+    """Where the reader was asked for them."""
 
 
 class RecordingSummary(msgspec.Struct, frozen=True, kw_only=True):

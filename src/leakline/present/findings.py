@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Line = tuple[str, str]  # text, and the name of its style
 _MOST_FRAMES = 24
 
-_VERDICTS = {
+VERDICTS = {
     "definite": "lost for good",
     "possible": "possibly lost",
     "outstanding": "allocated, not freed yet",
@@ -86,7 +86,7 @@ def _describe(report: Report, most: int) -> Iterator[Line]:
     who = "this machine" if target is None else f"{printable(target.command)} (pid {target.pid})"
     if target is not None and target.command == "?":
         who = f"process {target.pid}"
-    yield f"{who}: {_headline(report)}", "headline"
+    yield f"{who}: {headline(report)}", "headline"
     for finding in report.findings[:most]:
         yield "", ""
         yield from _finding(finding)
@@ -132,7 +132,8 @@ def _kernel_headline(report: Report) -> str:
     return f"{words.get(first.kind, 'the kernel holds what was allocated')} {where}{more}"
 
 
-def _headline(report: Report) -> str:
+def headline(report: Report) -> str:
+    """The answer in a few words: `leaks at leak-example.c:6`."""
     if report.target is None:
         return _kernel_headline(report)
     definite = [f for f in report.findings if f.kind == "definite"]
@@ -161,7 +162,7 @@ def _finding(finding: Finding) -> Iterator[Line]:
         function = f"  in {printable(finding.location.function)}"
     inferred = ", inferred" if finding.location_is == "inferred" else ""
     yield f"  {where}{function}", finding.kind
-    verdict = _VERDICTS[finding.kind]
+    verdict = VERDICTS[finding.kind]
     kind = "" if verdict == finding.kind else f" ({finding.kind})"
     yield f"    {verdict}{kind}, {finding.confidence} confidence{inferred}", ""
     size = f"    {exact_bytes(finding.bytes)} " + (

@@ -57,7 +57,7 @@ def explain(trend: SeriesTrend) -> str:
         return _insufficient(trend)
     speed = rate(trend.rate_bytes_per_second, trend.rate_interval)
     seen = f"{counted(trend.samples, 'sample')} over {duration(round(trend.duration_seconds * 1e9))}"
-    likely = f"sustained growth has a probability of {_probability(trend.probability)}"
+    likely = f"sustained growth has a probability of {probability_text(trend.probability)}"
     other = _SHAPES.get(trend.alternative or "", "")
     if trend.accuses:
         sentence = f"{change(trend.increase)} in {seen}; {likely}, at {speed}; without it: {other}"
@@ -68,7 +68,9 @@ def explain(trend: SeriesTrend) -> str:
     else:
         sentence = f"{other} ({change(trend.increase)} in {seen}; {likely})"
     if trend.limit_eta_seconds is not None and (trend.at_risk or trend.accuses):
-        sentence += f". The limit of {amount(trend.limit)} is reached in {_long(trend.limit_eta_seconds)} if it goes on like this"
+        sentence += (
+            f". The limit of {amount(trend.limit)} is reached in {long_time(trend.limit_eta_seconds)} if it goes on like this"
+        )
     return sentence + "."
 
 
@@ -89,13 +91,15 @@ def _insufficient(trend: SeriesTrend) -> str:
     return sentence + ". It takes at least 5 samples for GROWING, 30 for LEAK."
 
 
-def _probability(value: float | None) -> str:
+def probability_text(value: float | None) -> str:
+    """`.97`, `over .99`."""
     if value is None:
         return "-"
     return "over .99" if value > 0.99 else "under .01" if value < 0.01 else f"{value:.2f}".removeprefix("0")
 
 
-def _long(seconds: float) -> str:
+def long_time(seconds: float) -> str:
+    """`3 d`, `150 min`."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from leakline.analysis.trend import Settings
     from leakline.model.recording import RecordedSeries
 
-# What no process accounts for, and what lies in memory without a file behind it.
-_KERNEL = frozenset(
+# What no process accounts for, and what lies in memory without a file behind it; the others are sums of these, or page cache.
+KERNEL_COUNTERS = frozenset(
     {"SUnreclaim", "KernelStack", "PageTables", "SecPageTables", "VmallocUsed", "Percpu", "Shmem", "Hugetlb", UNEXPLAINED}
 )
 _SEVERITY = ("LEAK", "GROWING", "UNDECIDED", "STEP", "PLATEAU", "SETTLING", "PERIODIC", "DECLINING", "STABLE", "INSUFFICIENT")
@@ -35,9 +35,9 @@ def recorded_series(path: Path, limit: int | None = None) -> list[Series]:
 
     """
     with RecordingReader(path) as reader:
-        found = [_series(one, limit) for one in reader.processes()]
-        counters = reader.counters(("meminfo", "slab", "vmalloc", "cgroup", "mapping"), _KERNEL)
-    return [*found, *(_series(one, None) for one in counters)]
+        found = [series_of(one, limit) for one in reader.processes()]
+        counters = reader.counters(("meminfo", "slab", "vmalloc", "cgroup", "mapping"), KERNEL_COUNTERS)
+    return [*found, *(series_of(one, None) for one in counters)]
 
 
 def judge_recording(path: Path, settings: Settings, limit: int | None = None) -> list[SeriesTrend]:
@@ -53,11 +53,11 @@ def judge_recording(path: Path, settings: Settings, limit: int | None = None) ->
 
     """
     with RecordingReader(path) as reader:
-        services = judge([_series(one, limit) for one in reader.processes()], settings)
-        counters = reader.counters(("meminfo", "slab", "vmalloc", "cgroup"), _KERNEL)
+        services = judge([series_of(one, limit) for one in reader.processes()], settings)
+        counters = reader.counters(("meminfo", "slab", "vmalloc", "cgroup"), KERNEL_COUNTERS)
         suspects = tuple(f"{trend.name} " for trend in services if trend.is_noteworthy)
         mappings = [one for one in reader.counters(("mapping",)) if one.name.startswith(suspects)] if suspects else []
-    others = judge([_series(one, None) for one in (*counters, *mappings)], settings)
+    others = judge([series_of(one, None) for one in (*counters, *mappings)], settings)
     return by_severity([*services, *others])
 
 
@@ -71,7 +71,14 @@ def severity(trend: SeriesTrend) -> tuple[int, bool, int]:
     return _SEVERITY.index(trend.verdict), not trend.at_risk, -(trend.increase or 0)
 
 
-def _series(one: RecordedSeries, limit: int | None) -> Series:
+def series_of(one: RecordedSeries, limit: int | None) -> Series:
+    """A recorded series as it is judged.
+
+    Args:
+        one: as it was read.
+        limit: bytes that a process may reach; None for what memory and swap had left at the end.
+
+    """
     last = one.values[-1]
     if one.kind == "process" and limit is None and one.available is not None and last == last:  # NaN is not itself
         limit = int(last) + one.available

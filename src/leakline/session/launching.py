@@ -17,12 +17,16 @@ import msgspec
 from leakline.errors import LeaklineError
 from leakline.model.finding import Report
 from leakline.present.text import printable
+from leakline.sources.machine import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
+    from leakline.model.recording import RecordingSummary, Tick
     from leakline.session.diagnosing import DiagnosisOptions
     from leakline.session.interruption import Interruption
+    from leakline.session.recording import Wish
     from leakline.sources.procfs import ProcFs
 
 _STARTUP_SECONDS = 5.0
@@ -161,6 +165,50 @@ def diagnose_command(
                 say("the program ended before anything could be said about it")
         status = program.wait()
     return Outcome(status=128 - status if status < 0 else status, reports=tuple(reports))
+
+
+def record_command(
+    command: Sequence[str],
+    path: Path,
+    wish: Wish,
+    interruption: Interruption,
+    say: Callable[[str], None],
+    on_tick: Callable[[int, Tick], None],
+) -> tuple[RecordingSummary, int] | Outcome:
+    """Start a program, record it with all that it starts until it ends, the time is over or the first Ctrl-C, and wait for its end.
+
+    Args:
+        command: the program and its arguments.
+        path: the recording.
+        wish: what else; which processes it says itself.
+        interruption: the first Ctrl-C; the program gets it too.
+        say: hears what cannot be recorded.
+        on_tick: hears of each tick that is safe.
+
+    Returns:
+        What was recorded, and the program's status as a shell has it; an outcome where it could not be started.
+
+    Raises:
+        LeaklineError: it could not be recorded; the program goes on to its end.
+
+    """
+    from leakline.session.recording import Recording
+    from leakline.session.sampling import Choice
+
+    program = start(command)
+    if not isinstance(program, subprocess.Popen):
+        return program
+
+    def reap(count: int, tick: Tick) -> None:
+        program.poll()  # else it stays as a zombie, and seems to be there
+        on_tick(count, tick)
+
+    chosen = msgspec.structs.replace(wish, choice=Choice.of([program.pid], children=True))
+    try:
+        summary = Recording(Machine(), path, chosen, interruption, say).run(reap)
+    finally:
+        status = program.wait()
+    return summary, 128 - status if status < 0 else status
 
 
 def _wait_for_libc(procfs: ProcFs, program: subprocess.Popen[bytes], interruption: Interruption) -> None:

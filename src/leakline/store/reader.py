@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self, get_args
 import numpy as np
 
 from leakline.errors import ParseError
-from leakline.model.recording import CounterKind, RecordedSeries
+from leakline.model.recording import CounterKind, Moments, RecordedSeries
+from leakline.store.extremes import extremes_of, telling_places
 from leakline.store.rows import UNKNOWN
 from leakline.store.schema import SHIFT, open_for_reading
 
@@ -58,13 +59,18 @@ class _Rows(NamedTuple):
 class RecordingReader:
     """What is in a recording, which may be going on.
 
+    Args:
+        path: the file.
+        stretches: give each series its extremes too, in so many stretches of time; 0 for none.
+
     Raises:
         ParseError: it is none, or is damaged.
 
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stretches: int = 0) -> None:
         self._path = path
+        self._stretches = stretches
         self._connection = open_for_reading(path)
         try:
             self._connection.execute("BEGIN")  # all that follows is of one moment
@@ -87,6 +93,10 @@ class RecordingReader:
         self._thinned = run("SELECT 1 FROM tick WHERE thinned LIMIT 1").fetchone() is not None
         table = np.array(run("SELECT id, time, boottime FROM tick ORDER BY id").fetchall() or np.empty((0, 3)), float)
         sessions = run("SELECT first_tick, boot_id, interval, ticks_per_second FROM session ORDER BY first_tick, id").fetchall()
+        self.began = float(table[0, 1]) if len(table) else None
+        """Seconds since 1970, by the machine's clock; None where nothing was recorded yet."""
+        self.machine: tuple[str, str] | None = run("SELECT host, kernel FROM session ORDER BY first_tick DESC, id DESC").fetchone()
+        """Host and kernel, of the last part."""
         if len(table) and not np.isfinite(table).all():
             raise ParseError(f"{self._path}: a tick without a time", hint=_DAMAGE)
         self.ticks: Ints = table[:, 0].astype(np.int64)
@@ -130,15 +140,67 @@ class RecordingReader:
         """USS + swap of each service: RSS where no more could be read."""
         return list(self._guarded(self._processes))
 
-    def counters(self, kinds: Sequence[CounterKind], meminfo: Collection[str] | None = None) -> list[RecordedSeries]:
+    def counters(
+        self, kinds: Sequence[CounterKind], meminfo: Collection[str] | None = None, processes: Collection[str] | None = None
+    ) -> list[RecordedSeries]:
         """Counters of the machine; of processes their groups of mappings, named by the process.
 
         Args:
             kinds: which kinds.
             meminfo: of that kind only these; all if None.
+            processes: of mappings only those of these: `server (4711)`; all if None.
 
         """
-        return list(self._guarded(lambda: self._counters(kinds, meminfo)))
+        return list(self._guarded(lambda: self._counters(kinds, meminfo, processes)))
+
+    def mapped_processes(self) -> list[str]:
+        """Those whose mappings are recorded: `server (4711)`."""
+        try:
+            found = self._connection.execute(
+                "SELECT DISTINCT command, pid FROM counter JOIN process ON process.id = process WHERE kind = 'mapping'"
+            )
+            return [f"{command} ({pid})" for command, pid in found]
+        except sqlite3.Error as error:
+            raise ParseError(f"{self._path}: {error}", hint=_DAMAGE) from error
+
+    def moments(self, kind: CounterKind, stretches: int, process: str | None = None, lead: str | None = None) -> Moments | None:
+        """Counters of one kind at the same moments, so that they can be put on each other; None where there are none.
+
+        Args:
+            kind: of the machine, or `mapping`.
+            stretches: of time; each gives the moment with the least and that with the most.
+            process: of mappings whose: `server (4711)`.
+            lead: the counter whose extremes are kept; None for those of the sum.
+
+        """
+        try:
+            return self._moments(kind, stretches, process, lead)
+        except (sqlite3.Error, ValueError, OverflowError, TypeError, IndexError) as error:
+            raise ParseError(f"{self._path}: {error}", hint=_DAMAGE) from error
+
+    def _moments(self, kind: CounterKind, stretches: int, process: str | None, lead: str | None) -> Moments | None:
+        whose = "kind = ? AND (? IS NULL OR process IN (SELECT id FROM process WHERE command || ' (' || pid || ')' = ?))"
+        asked = [kind, process, process]
+        of_these = f"SELECT id FROM counter WHERE {whose}"  # noqa: S608  our own words
+        query = f"SELECT key, COALESCE(kib, -1) FROM counter_row WHERE key & {_ID} IN ({of_these})"  # noqa: S608
+        rows = self._rows(query, asked)
+        last = "(SELECT last_tick FROM process WHERE process.id = process)"
+        chosen = self._connection.execute(f"SELECT id, name, {last} FROM counter WHERE {whose}", asked).fetchall()  # noqa: S608
+        sums = np.full(len(self.times), np.nan)
+        for number, name, last_tick in chosen:
+            if lead is None or name == lead:
+                places, values = self._expanded(*rows.of(number), last_tick)
+                sums[places] = np.where(np.isnan(sums[places]), values, sums[places] + np.nan_to_num(values))
+        at = telling_places(self.times, sums, stretches)
+        if not len(at):
+            return None
+        found = {}
+        for number, name, last_tick in chosen:
+            places, values = self._expanded(*rows.of(number), last_tick)
+            column = np.full(len(self.times), np.nan)
+            column[places] = values
+            found[name] = tuple(column[at].tolist())
+        return Moments(tuple(self.times[at].tolist()), found)
 
     def _guarded(self, make: Callable[[], Iterator[RecordedSeries]]) -> Iterator[RecordedSeries]:
         try:
@@ -181,7 +243,9 @@ class RecordingReader:
             return None
         return float(max(0.0, self._boottimes[at[-1]] - process.start_ticks / self._hertz))
 
-    def _counters(self, kinds: Sequence[CounterKind], meminfo: Collection[str] | None) -> Iterator[RecordedSeries]:
+    def _counters(
+        self, kinds: Sequence[CounterKind], meminfo: Collection[str] | None, processes: Collection[str] | None
+    ) -> Iterator[RecordedSeries]:
         names = sorted(meminfo or ())
         wanted = f"SELECT id FROM counter WHERE kind IN ({', '.join('?' * len(kinds))})"  # noqa: S608
         if meminfo is not None:
@@ -195,12 +259,14 @@ class RecordingReader:
         for number, kind, name, reclaimable, command, pid, last_tick in known:
             if kind not in kinds or kind not in get_args(CounterKind):
                 continue
+            if processes is not None and pid is not None and f"{command} ({pid})" not in processes:
+                continue
             part = self._expanded(*rows.of(number), last_tick)
             if len(part[0]) and np.isfinite(part[1]).any():
                 title = name if pid is None else f"{command} ({pid}) {name}"
                 yield self._series(kind, title, [(0, part)], None, reclaimable=bool(reclaimable))
 
-    def _rows(self, query: str, parameters: Sequence[str]) -> _Rows:
+    def _rows(self, query: str, parameters: Sequence[str | None]) -> _Rows:
         table = np.fromiter(self._connection.execute(query, parameters), dtype=[("key", np.int64), ("kib", np.float64)])
         numbers, ticks, order = _in_order(table["key"])
         values = np.where(table["kib"] < 0, np.nan, table["kib"] * 1024)
@@ -243,6 +309,7 @@ class RecordingReader:
         times = np.concatenate([self.times[places] for _, (places, _) in parts])
         values = np.concatenate([values for _, (_, values) in parts])
         epochs = np.concatenate([np.full(len(places), epoch) for epoch, (places, _) in parts])
+        extremes = extremes_of(times, values, epochs, self._stretches) if self._stretches else None
         if len(times) > _MOST_POINTS or self._thinned:
             times, values, epochs = _reduced(times, values, epochs)
         several = len(parts) > 1
@@ -255,6 +322,7 @@ class RecordingReader:
             age=age,
             reclaimable=reclaimable,
             available=self._available,
+            extremes=extremes,
         )
 
 

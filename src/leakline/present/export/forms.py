@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from leakline.model.finding import Report
 
-Form = Literal["text", "json", "csv", "sarif", "folded", "speedscope", "pprof", "svg", "png"]
+Form = Literal["text", "json", "csv", "sarif", "folded", "speedscope", "pprof", "svg", "png", "html"]
 FORMS: tuple[Form, ...] = get_args(Form)
 BINARY: tuple[Form, ...] = ("pprof", "png")
 ENDINGS: dict[str, Form] = {
@@ -27,6 +27,7 @@ ENDINGS: dict[str, Form] = {
     ".pprof": "pprof",
     ".svg": "svg",
     ".png": "png",
+    ".html": "html",
 }
 
 
@@ -57,7 +58,7 @@ def encode(form: Form, reports: Sequence[Report], root: Path, version: str) -> b
     """Findings as a file of another tool.
 
     Args:
-        form: any but `text`, which `describe_reports` makes.
+        form: any but `text`, which `describe_reports` makes, and `html`, which a session gathers.
         reports: one for each target; their children come with them.
         root: the folder that paths in SARIF are relative to.
         version: leakline's.
@@ -98,5 +99,5 @@ def encode(form: Form, reports: Sequence[Report], root: Path, version: str) -> b
 
             svg = to_svg(reports)
             return png_of(svg) if form == "png" else svg.encode()
-        case "text":
-            raise AssertionError("text is written line by line")
+        case "text" | "html":
+            raise AssertionError(f"{form} is not made here")
