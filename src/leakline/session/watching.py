@@ -6,7 +6,7 @@ import time
 from array import array
 from collections import defaultdict
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -92,6 +92,15 @@ class _Watched:
         self.gone = False
 
 
+class Standing(NamedTuple):
+    """What is known of a process."""
+
+    trend: SeriesTrend | None
+    """As it was judged last; None where there was no reason to yet."""
+    samples: Samples
+    """USS + swap; the restarts of a service as epochs."""
+
+
 class Watch:
     """Watches processes.
 
@@ -127,6 +136,16 @@ class Watch:
     def run(self, choice: Choice, interval: float, duration: float) -> Iterator[Update]:
         """Sample until the time is over, and yield judgements when they change.
 
+        Args and errors are those of `looks`.
+
+        """
+        for _, updates in self.looks(choice, interval, duration):
+            yield from updates
+        yield from self._judge(self._watched)
+
+    def looks(self, choice: Choice, interval: float, duration: float) -> Iterator[tuple[Look, list[Update]]]:
+        """Sample until the time is over, and yield each look with the judgements that it changed.
+
         Args:
             choice: which processes; those that take the place of one that has ended go on in its series.
             interval: seconds from sample to sample.
@@ -152,12 +171,24 @@ class Watch:
                     if not look.processes:
                         raise TargetGone("no such process", hint="`leakline ps` shows what there is.")
                 self._take(look, look.tick.boottime - began)
-                yield from self._judge([w for w in self._watched if w.samples.seen >= _next_look(w.judged) and _needs_judging(w)])
+                due = [w for w in self._watched if w.samples.seen >= _next_look(w.judged) and _needs_judging(w)]
+                yield look, list(self._judge(due))
                 if not self._current and not self._follows:
                     break
         finally:
             sampler.close()
-        yield from self._judge(self._watched)
+
+    def standing(self, identity: ProcessIdentity) -> Standing | None:
+        """What is known of a process now; None before it could be read, and after its end."""
+        watched = self._current.get((identity.pid, identity.start_ticks))
+        if watched is None:
+            return None
+        return Standing(watched.trend, watched.samples)
+
+    def report_of(self, identity: ProcessIdentity) -> Report | None:
+        """What is to be told about a process now; None before it could be read, and after its end."""
+        watched = self._current.get((identity.pid, identity.start_ticks))
+        return None if watched is None else self._report(watched)
 
     def reports(self, *, every: bool) -> list[Report]:
         """Findings about each, as things stand.
