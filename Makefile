@@ -57,6 +57,10 @@ test-kernel: .venv/.developing ## a real kernel that leaks, booted in user-mode 
 	[ -n "$$LEAKLINE_UML_DIR" ] || [ -e build/uml/linux ] || tools/build-uml build/uml
 	$(BIN)/pytest -m slow tests/kernel
 
+test-web: .venv/.developing ## what people look at in a browser, in Debian's Chromium
+	tools/install-packages web
+	$(BIN)/pytest -m slow tests/web
+
 bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
@@ -77,4 +81,4 @@ dist: .venv/.developing ## wheel and source archive in dist/
 clean: ## remove what was built
 	rm -rf .venv build dist src/leakline/_native .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo check format test agent-check glibcs test-real test-kernel bench docs dist clean
+.PHONY: help setup demo check format test agent-check glibcs test-real test-kernel test-web bench docs dist clean
