@@ -222,7 +222,7 @@ function showRows() {
 function open(key) {
   page.opened = /^[a-z0-9]+-[0-9]+$/.test(key) ? key : null;
   page.depth = null;
-  get("list").hidden = Boolean(page.opened);
+  get("list").hidden = get("machine").hidden = Boolean(page.opened);
   get("depth").hidden = !page.opened;
   document.title = "leakline";
   if (page.opened) {
@@ -257,14 +257,13 @@ function showDepth() {
       element("a", { href: `/api/processes/${data.key}/report.${form}`, download: "" }, `Report as ${form.toUpperCase()}`)));
   }
   if (data.ended) get("take").replaceChildren();
-  say(get("line"), row.cmdline ?? "");
+  say(get("line"), [row.cmdline, row.user && `user ${row.user}`, row.cgroup && `group ${row.cgroup}`].filter(Boolean).join(" · "));
   say(get("why"), data.ended ? `It has ended; this is what was seen last. ${data.why ?? ""}` : data.why ?? "It takes 5 looks to judge it.");
   const facts = [
     ["Held (USS + swap)", amount(row.held)], ["Growth", rate(row.rate)],
     ["90 % interval", row.rate_interval ? `${rate(row.rate_interval[0])} to ${rate(row.rate_interval[1])}` : "-", true],
     ["Probability", likely(row.probability)], ["Limit reached in", span(row.eta)], ["PSS", amount(row.pss)], ["RSS", amount(row.rss)], ["Swap", amount(row.swap)],
-    ["Page faults, major", row.major_faults === null ? "-" : row.major_faults.toLocaleString("en")], ["User", row.user ?? "-", true], ["Control group", row.cgroup ?? "-", true],
-  ].filter(([, value]) => value !== "-");
+    ["Page faults, major", row.major_faults === null ? "-" : row.major_faults.toLocaleString("en")],  ].filter(([, value]) => value !== "-");
   get("facts").replaceChildren(...facts.map(([title, value, long]) =>
     element("div", {}, element("dt", {}, title), element("dd", { class: long ? "long" : "" }, value))));
   if (data.held.times.length) charts.held.show(data.held.times, [{ name: "held", values: data.held.values, fill: "f0" }]);

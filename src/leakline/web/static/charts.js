@@ -87,7 +87,7 @@ export class Chart {
       svg.append(drawn("path", { class: stacked ? `layer ${layer.fill}` : "area", d: `${line}${lower}Z` }));
       if (!stacked) svg.append(drawn("path", { class: "curve", d: line }));
     });
-    this.line = drawn("line", { class: "cross", y1: TOP, y2: height - BOTTOM, x1: -9, x2: -9 });
+    this.line = drawn("line", { class: "cross", y1: TOP, y2: height - BOTTOM, visibility: "hidden" });
     svg.append(this.line);
     this.tip = element("div", { class: "tip", hidden: true });
     this.place.replaceChildren(svg, this.tip);
@@ -109,12 +109,14 @@ export class Chart {
 
   cross() {
     if (!this.data || !this.tip) return;
-    if (this.pointer === null) { this.tip.hidden = true; this.line.setAttribute("x1", -9); this.line.setAttribute("x2", -9); return; }
+    if (this.pointer === null) { this.tip.hidden = true; this.line.setAttribute("visibility", "hidden"); return; }
     const { times, layers, stacked } = this.data, { x, width } = this.scale;
     let best = 0;
     times.forEach((when, place) => { if (Math.abs(x(when) - this.pointer) < Math.abs(x(times[best]) - this.pointer)) best = place; });
     const at = x(times[best]);
-    this.line.setAttribute("x1", at); this.line.setAttribute("x2", at);
+    this.line.setAttribute("x1", at);
+    this.line.setAttribute("x2", at);
+    this.line.setAttribute("visibility", "visible");
     const largest = [...layers].sort((a, b) => (b.values[best] ?? 0) - (a.values[best] ?? 0)).slice(0, 3);
     const text = largest.map((layer) => `${stacked ? `${layer.name} ` : ""}${amount(layer.values[best])}`).join(" · ");
     this.tip.textContent = `${this.clock(times[best])}: ${text}`;
