@@ -16,6 +16,7 @@ from tests.conftest import Leakline
 from tests.web.conftest import Browse, Visit
 from tests.web.serving import CACHE, EXAMPLE, Server, serving
 
+UNITS = ["B", "KiB", "MiB", "GiB"]
 EVIL = "<img src=x onerror=alert(1)>"
 
 
@@ -29,7 +30,12 @@ def leak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     evil.symlink_to("/bin/sleep")
     programs = [
         subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        for command in ([program], [sys.executable, "-c", CACHE, EVIL], [evil, "600"])
+        for command in (
+            [program],
+            [sys.executable, "-c", CACHE],
+            [sys.executable, "-c", "import time; time.sleep(900)", EVIL],
+            [evil, "600"],
+        )
     ]
     yield programs[0].pid
     for one in programs:
@@ -84,7 +90,7 @@ def test_it_goes_by_keyboard_alone(browse: Browse, server: Server, leak: int) ->
     page = visit.page
     settled(visit)
     page.keyboard.press("/")
-    page.keyboard.type("leak-example")
+    page.keyboard.type(f"leak-example {leak}")
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
     page.wait_for_selector("#depth:not([hidden])")
@@ -92,7 +98,7 @@ def test_it_goes_by_keyboard_alone(browse: Browse, server: Server, leak: int) ->
     assert page.inner_text("#name") == f"leak-example ({leak})"
     page.keyboard.press("Escape")
     page.wait_for_selector("#list:not([hidden])")
-    assert page.input_value("#filter") == "leak-example"
+    assert page.input_value("#filter") == f"leak-example {leak}"
     page.keyboard.press("j")
     assert page.evaluate("document.activeElement.textContent") == "leak-example"
     page.keyboard.press("t")
@@ -105,13 +111,8 @@ def test_it_goes_by_keyboard_alone(browse: Browse, server: Server, leak: int) ->
     page.keyboard.press("Enter")
     assert page.get_attribute("th:has-text('Held')", "aria-sort") == "descending"
     held = [
-        float(one)
-        for one in page.evaluate(
-            "[...document.querySelectorAll('#rows tr td:nth-child(4)')].map((c) => sizeOf(c))".replace(
-                "sizeOf(c)",
-                "{const [n,u]=c.textContent.replace(/,/g,'').split(' ');return n*1024**['B','KiB','MiB','GiB'].indexOf(u)}",
-            )
-        )
+        float(amount.replace(",", "")) * 1024 ** UNITS.index(unit)
+        for amount, unit in (one.split() for one in page.locator("#rows tr td:nth-child(4)").all_inner_texts())
     ]
     assert held == sorted(held, reverse=True)
     assert len(held) > 3
@@ -135,7 +136,7 @@ def test_names_are_text_and_never_markup(browse: Browse, server: Server) -> None
 def test_the_report_of_a_process_is_taken_away(browse: Browse, server: Server, leak: int) -> None:
     visit = browse(server.address)
     settled(visit)
-    visit.page.fill("#filter", "leak-example")
+    visit.page.fill("#filter", f"leak-example {leak}")
     visit.page.click("#rows td.name a")
     with visit.page.expect_download() as download:
         visit.page.click("text=Report as JSON")
