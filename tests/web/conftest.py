@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Dialog, Page
 
 _ARGUMENTS = [
     "--no-sandbox",  # as root Chromium has none; it opens nothing but our own pages
@@ -44,6 +44,11 @@ class Visit:
     dialogs: list[str] = field(default_factory=list)
     """What a script that got in would show by alert()."""
 
+    def refuse(self, dialog: Dialog) -> None:
+        """Note what it says, and go on."""
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
+
     def violations(self) -> list[str]:
         """What axe-core finds: each rule with the first element that breaks it."""
         from axe_playwright_python.sync_playwright import Axe
@@ -69,7 +74,7 @@ class Browse:
         visit.page.on("console", lambda one: visit.console.append(one.text) if one.type in ("error", "warning") else None)
         visit.page.on("pageerror", lambda one: visit.console.append(str(one)))
         visit.page.on("request", lambda one: visit.requests.append(one.url))
-        visit.page.on("dialog", lambda one: (visit.dialogs.append(one.message), one.dismiss()))
+        visit.page.on("dialog", visit.refuse)
         visit.page.goto(address, wait_until="load")
         return visit
 

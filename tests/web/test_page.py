@@ -28,15 +28,13 @@ def leak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     includes = ["-include", "stdlib.h", "-include", "unistd.h"]
     subprocess.run(["cc", "-g", "-w", *includes, "-o", str(program), str(EXAMPLE)], check=True)
     evil.symlink_to("/bin/sleep")
-    programs = [
-        subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        for command in (
-            [program],
-            [sys.executable, "-c", CACHE],
-            [sys.executable, "-c", "import time; time.sleep(900)", EVIL],
-            [evil, "600"],
-        )
+    commands = [
+        [str(program)],
+        [sys.executable, "-c", CACHE],
+        [sys.executable, "-c", "import time; time.sleep(900)", EVIL],
+        [str(evil), "600"],
     ]
+    programs = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
     yield programs[0].pid
     for one in programs:
         one.kill()
@@ -68,7 +66,7 @@ def test_it_fits_is_accessible_and_asks_nobody_else(
     visit = browse(server.address, width=width, height=height, scheme=scheme)
     page = visit.page
     settled(visit)
-    page.wait_for_selector(f"#rows tr.LEAK a:text-is('leak-example'), #rows tr.GROWING a:text-is('leak-example')", timeout=60_000)
+    page.wait_for_selector("#rows tr.LEAK a:text-is('leak-example'), #rows tr.GROWING a:text-is('leak-example')", timeout=60_000)
     page.screenshot(path=pictures / f"serve-{width}-{scheme}.png")
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
     assert visit.violations() == []

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ while True:
 """
 
 
-def events(server: Server, query: str = "", **headers: str) -> Iterator[tuple[str, str | None, Any]]:
+def events(server: Server, query: str = "", **headers: str) -> Generator[tuple[str, str | None, Any], None, None]:
     """Name, id and data of each event, for as long as they are asked for."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.request("GET", f"/api/events{query}", headers={k.replace("_", "-"): v for k, v in headers.items()})

@@ -7,7 +7,9 @@ import os
 import re
 import secrets
 import time
-from importlib import resources
+from contextlib import suppress
+from importlib import import_module, resources
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.applications import Starlette
@@ -15,14 +17,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from leakline import __version__
-from leakline.errors import LeaklineError
+from leakline.errors import LeaklineError, NotPossible
 from leakline.present.export.openmetrics import CONTENT_TYPES, metrics
 from leakline.present.json import to_json
 from leakline.web.frames import Frames, depth_frame, sparks
 from leakline.web.hub import Client, Hub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
@@ -31,7 +34,14 @@ if TYPE_CHECKING:
     from leakline.model.live import Points, ProcessDepth, View
     from leakline.present.export.openmetrics import MetricForm
 
-_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".json": "application/json",
+}
+_PAGE = "leakline.session.html_page"
 _KEY = re.compile(r"[a-z0-9]{1,20}-[0-9]{1,20}")
 _MOST_CLIENTS = 1000
 _QUIET_SECONDS = 15.0
@@ -76,7 +86,7 @@ class Dashboard:
             "version": __version__,
             "recording": recording,
             "interval": interval,
-            "reports": ["json"],
+            "reports": ["html", "json"] if _html_page() is not None else ["json"],
         }
         self._frames = Frames(about)
         self.hub = Hub(secrets.token_hex(4), _MOST_CLIENTS)
@@ -91,7 +101,7 @@ class Dashboard:
                 Route("/", self._file),
                 Route("/static/{name}", self._file),
                 Route("/api/events", _Events(self)),
-                Route("/api/processes/{key}/report.json", self._report),
+                Route("/api/processes/{key}/report.{form}", self._report),
             ]
         self.app = Starlette(routes=routes)
 
@@ -137,19 +147,39 @@ class Dashboard:
         return Response(data, media_type=kind, headers={"cache-control": "no-cache"})
 
     async def _report(self, request: Request) -> Response:
-        key = request.path_params["key"]
-        if not _KEY.fullmatch(key):
+        key, form = request.path_params["key"], request.path_params["form"]
+        make = _REPORTS.get(form)
+        if make is None or not _KEY.fullmatch(key):
             return PlainTextResponse("There is no such process.\n", 404)
         if self._reporting.locked():
             return PlainTextResponse("Too many reports are being made.\n", 503, {"retry-after": "1"})
         async with self._reporting:
             try:
-                report = await asyncio.to_thread(self._feed.report, key)
+                data = await asyncio.to_thread(lambda: make(self._feed.report(key)))
             except LeaklineError as error:
                 return PlainTextResponse(f"{error.message}\n", 404)
-        name = f"leakline-{key}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+        name = f"leakline-{key}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.{form}"
         headers = {"content-disposition": f'attachment; filename="{name}"'}
-        return Response(to_json(report), media_type="application/json", headers=headers)
+        return Response(data, media_type=_TYPES[f".{form}"], headers=headers)
+
+
+def _html_page() -> ModuleType | None:
+    """What writes reports as pages, where it is there."""
+    with suppress(ModuleNotFoundError):
+        if find_spec("jinja2") is not None:
+            return import_module(_PAGE)
+    return None
+
+
+def _as_html(report: Report) -> bytes:
+    page = _html_page()
+    if page is None:
+        raise NotPossible("reports as pages are not to be had here")
+    data: bytes = page.html_report(page.page_of_reports([report]))
+    return data
+
+
+_REPORTS: dict[str, Callable[[Report], bytes]] = {"json": lambda report: to_json(report).encode(), "html": _as_html}
 
 
 class _Events:

@@ -262,8 +262,8 @@ function showDepth() {
   const facts = [
     ["Held (USS + swap)", amount(row.held)], ["Growth", rate(row.rate)],
     ["90 % interval", row.rate_interval ? `${rate(row.rate_interval[0])} to ${rate(row.rate_interval[1])}` : "-", true],
-    ["Probability", likely(row.probability)], ["Limit reached in", span(row.eta)], ["PSS", amount(row.pss)], ["RSS", amount(row.rss)], ["Swap", amount(row.swap)],
-    ["Page faults, major", row.major_faults === null ? "-" : row.major_faults.toLocaleString("en")],  ].filter(([, value]) => value !== "-");
+    ["Probability", likely(row.probability)], ["Limit reached in", span(row.eta)], ["PSS", amount(row.pss)], ["RSS", amount(row.rss)], ["Swap", row.swap ? amount(row.swap) : "-"],
+    ["Page faults, major", !row.major_faults ? "-" : row.major_faults.toLocaleString("en")],  ].filter(([, value]) => value !== "-");
   get("facts").replaceChildren(...facts.map(([title, value, long]) =>
     element("div", {}, element("dt", {}, title), element("dd", { class: long ? "long" : "" }, value))));
   if (data.held.times.length) charts.held.show(data.held.times, [{ name: "held", values: data.held.values, fill: "f0" }]);

@@ -1,7 +1,7 @@
 // Curves and stacked layers over time, as SVG; what lies under the pointer is told in words.
 import { amount, drawn, element, span } from "./format.js";
 
-const LEFT = 66, BOTTOM = 20, TOP = 8, RIGHT = 6;
+const TOP = 8, RIGHT = 6;
 
 function step(range, count) {
   let size = 1;
@@ -47,6 +47,8 @@ export class Chart {
     const { times, layers, stacked } = this.data;
     const width = this.place.clientWidth, height = this.place.clientHeight;
     if (times.length < 2 || !layers.length) { const kept = this.data; this.wait("Two looks make a line: a moment."); this.data = kept; return; }
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const LEFT = 4.2 * rem, BOTTOM = 1.3 * rem;
     if (width < LEFT + 40) return;
     const sums = times.map(() => 0);
     const bands = layers.map((layer) => layer.values.map((value, place) => {
@@ -68,12 +70,12 @@ export class Chart {
     svg.setAttribute("aria-label", this.summary());
     for (let value = low; value <= high; value += size) {
       svg.append(drawn("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }));
-      const label = drawn("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" });
-      label.textContent = value === 0 ? "0" : amount(value).replace(".0 ", " ");
+      const label = drawn("text", { x: LEFT - 8, y: y(value) + rem / 4, "text-anchor": "end" });
+      label.textContent = value === 0 ? "0" : amount(value, this.digits(high, size)).replace(/\.0+ /, " ");
       svg.append(label);
     }
     for (const [when, anchor] of [[first, "start"], [last, "end"]]) {
-      const label = drawn("text", { x: x(when), y: height - 4, "text-anchor": anchor });
+      const label = drawn("text", { x: x(when), y: height - rem / 5, "text-anchor": anchor });
       label.textContent = this.clock(when);
       svg.append(label);
     }
@@ -92,6 +94,14 @@ export class Chart {
     this.tip = element("div", { class: "tip", hidden: true });
     this.place.replaceChildren(svg, this.tip);
     this.cross();
+  }
+
+  // As many as the step of the grid has.
+  digits(high, size) {
+    for (const digits of [1, 2, 3]) {
+      if (Number.isInteger(size / 1024 ** Math.floor(Math.log2(high) / 10) * 10 ** digits)) return digits;
+    }
+    return 2;
   }
 
   clock(when) {

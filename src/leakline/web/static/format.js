@@ -1,11 +1,11 @@
 // Numbers as text, and elements that hold nothing but text: names come from outside.
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 
-export function amount(value) {
+export function amount(value, digits = 1) {
   if (value === null || value === undefined || Number.isNaN(value)) return "-";
   let size = value, unit = 0;
   while (Math.abs(size) >= 1024 && unit < UNITS.length - 1) { size /= 1024; unit += 1; }
-  return `${unit ? size.toFixed(1) : Math.round(size).toLocaleString("en")} ${UNITS[unit]}`;
+  return `${unit ? size.toFixed(digits) : Math.round(size).toLocaleString("en")} ${UNITS[unit]}`;
 }
 
 export function change(value) {
