@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -143,16 +144,25 @@ def test_the_report_of_a_process_is_taken_away(browse: Browse, server: Server, l
     assert re.fullmatch(r"leakline-\d+-\d+-\d{8}T\d{6}Z\.json", download.value.suggested_filename)
 
 
-def test_it_is_live_and_comes_back_after_the_network_was_gone(browse: Browse, server: Server) -> None:
+def test_it_is_live_and_comes_back_after_a_sleep(browse: Browse, server: Server) -> None:
     visit = browse(server.address)
     page = visit.page
     settled(visit)
+    moved = "(before) => document.querySelector('#machine-chart .curve')?.getAttribute('d') !== before"
+    page.wait_for_function(moved, arg=page.get_attribute("#machine-chart .curve", "d"))
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Page.setWebLifecycleState", {"state": "frozen"})
+    time.sleep(8)
+    devtools.send("Page.setWebLifecycleState", {"state": "active"})
     path = page.get_attribute("#machine-chart .curve", "d")
-    page.wait_for_function("(before) => document.querySelector('#machine-chart .curve')?.getAttribute('d') !== before", arg=path)
-    page.context.set_offline(True)
-    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    page.context.set_offline(False)
+    page.wait_for_function(moved, arg=path, timeout=30_000)
     page.wait_for_function("document.querySelector('#state').classList.contains('live')", timeout=30_000)
+    page.context.set_offline(True)
+    page.wait_for_timeout(1500)
+    page.context.set_offline(False)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    path = page.get_attribute("#machine-chart .curve", "d")
+    page.wait_for_function(moved, arg=path, timeout=60_000)
 
 
 def test_a_token_opens_the_page_and_leaves_the_address(browse: Browse) -> None:

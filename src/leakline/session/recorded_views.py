@@ -140,11 +140,12 @@ class RecordedViews:
             mappings = reader.counters(("mapping",))
             amounts = {one.name: one.values[-1] for one in reader.counters(("meminfo",), _AMOUNTS)}
         trends = judge([_series(one) for one in services], self._settings)
+        names = sorted((one.name for one in services), key=len, reverse=True)
         groups: dict[str, list[RecordedSeries]] = {}
         for one in mappings:
-            owner = re.match(r".* \(\d+\) ", one.name)
+            owner = next((name for name in names if one.name.startswith(f"{name} ")), None)
             if owner is not None:
-                groups.setdefault(owner[0][:-1], []).append(one)
+                groups.setdefault(owner, []).append(one)
         held = {}
         for number, (one, trend) in enumerate(zip(services, trends, strict=True)):
             view = _view(number, one, trend)

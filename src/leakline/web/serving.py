@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SEND_BUFFER = 256 << 10
 _UNREAD_MS = 20_000
 _CLOSE_SECONDS = 1
+_MOST_CONNECTIONS = 1200
 
 
 class Where(NamedTuple):
@@ -93,6 +94,7 @@ async def _serve(
         lifespan="off",
         ws="none",
         proxy_headers=False,
+        limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_CLOSE_SECONDS,
     )
     server = _Server(config)
