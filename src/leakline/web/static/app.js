@@ -20,7 +20,7 @@ const SPARK = 40, MACHINE = 600, OLDEST_ROUNDS = 4;
 const get = (name) => document.getElementById(name);
 
 const rows = new Map(), shown = new Map();
-const page = { about: null, head: null, history: null, sort: { key: "verdict", down: false }, opened: null, depth: null, heard: 0, source: null, wait: 2000 };
+const page = { about: null, head: null, history: null, sort: { key: "verdict", down: false }, opened: null, depth: null, heard: 0, source: null, wait: 2000, beats: 0, spacing: 1 };
 const charts = {
   machine: new Chart(get("machine-chart"), { zero: true, told: () => "Memory in use over time" }),
   held: new Chart(get("held-chart"), { told: () => "USS and swap over time" }),
@@ -35,6 +35,7 @@ function connect() {
   source.addEventListener("all", (event) => hear(event, (data) => {
     page.about = data.about;
     page.history = data.history;
+    page.spacing = Math.max(1, Math.ceil(data.history.times.length / SPARK));
     rows.clear();
     for (const row of data.rows) rows.set(row.key, { ...row, spark: data.sparks[row.key] ?? [] });
     look(data);
@@ -42,8 +43,12 @@ function connect() {
   source.addEventListener("tick", (event) => hear(event, (data) => {
     for (const key of data.gone) rows.delete(key);
     for (const row of data.rows) rows.set(row.key, { ...row, spark: rows.get(row.key)?.spark ?? [] });
+    // The points of a curve stay as far apart as those that the server sent.
+    page.beats += 1;
+    const beat = page.beats % page.spacing === 0;
     for (const row of rows.values()) {
-      row.spark.push(row.held);
+      if (beat) row.spark.push(row.held);
+      else row.spark[Math.max(0, row.spark.length - 1)] = row.held;
       if (row.spark.length > SPARK) row.spark.shift();
     }
     if (page.history) {
