@@ -136,7 +136,14 @@ class Watch:
     def run(self, choice: Choice, interval: float, duration: float) -> Iterator[Update]:
         """Sample until the time is over, and yield judgements when they change.
 
-        Args and errors are those of `looks`.
+        Args:
+            choice: which processes; those that take the place of one that has ended go on in its series.
+            interval: seconds from sample to sample.
+            duration: seconds in all.
+
+        Raises:
+            TargetGone: there is no such process, or all have ended.
+            PermissionNeeded: one that was named may not be read.
 
         """
         for _, updates in self.looks(choice, interval, duration):
@@ -144,12 +151,7 @@ class Watch:
         yield from self._judge(self._watched)
 
     def looks(self, choice: Choice, interval: float, duration: float) -> Iterator[tuple[Look, list[Update]]]:
-        """Sample until the time is over, and yield each look with the judgements that it changed.
-
-        Args:
-            choice: which processes; those that take the place of one that has ended go on in its series.
-            interval: seconds from sample to sample.
-            duration: seconds in all.
+        """The same, tick by tick: what was seen, and the judgements that changed by it.
 
         Raises:
             TargetGone: there is no such process, or all have ended.
@@ -178,17 +180,10 @@ class Watch:
         finally:
             sampler.close()
 
-    def standing(self, identity: ProcessIdentity) -> Standing | None:
-        """What is known of a process now; None before it could be read, and after its end."""
-        watched = self._current.get((identity.pid, identity.start_ticks))
-        if watched is None:
-            return None
-        return Standing(watched.trend, watched.samples)
-
-    def report_of(self, identity: ProcessIdentity) -> Report | None:
-        """What is to be told about a process now; None before it could be read, and after its end."""
-        watched = self._current.get((identity.pid, identity.start_ticks))
-        return None if watched is None else self._report(watched)
+    def series_of(self, process: ProcessIdentity) -> tuple[SeriesTrend | None, Sequence[float]]:
+        """The last judgement of a process that runs, and what it and its predecessors held so far, equally far apart in time."""
+        watched = self._current.get((process.pid, process.start_ticks))
+        return (None, ()) if watched is None else (watched.trend, watched.samples.values)
 
     def reports(self, *, every: bool) -> list[Report]:
         """Findings about each, as things stand.
@@ -207,6 +202,16 @@ class Watch:
     def services(self) -> int:
         """How many were watched."""
         return len(self._watched) + self._forgotten
+
+    def standing(self, identity: ProcessIdentity) -> Standing | None:
+        """What is known of a process now; None before it could be read, and after its end."""
+        watched = self._current.get((identity.pid, identity.start_ticks))
+        return None if watched is None else Standing(watched.trend, watched.samples)
+
+    def report_of(self, identity: ProcessIdentity) -> Report | None:
+        """What is to be told about a process now; None before it could be read, and after its end."""
+        watched = self._current.get((identity.pid, identity.start_ticks))
+        return None if watched is None else self._report(watched)
 
     def _take(self, look: Look, elapsed: float) -> None:
         for identity in look.ended:
