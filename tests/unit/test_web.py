@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -56,10 +58,36 @@ def test_two_hosts_are_none() -> None:
     assert status((b"host", b"BOX.example"), BEARER) == 200
 
 
+@given(st.one_of(st.binary(max_size=60), st.text("htp:/[]1.@", max_size=20).map(lambda text: f"http://{text}".encode())))
+def test_no_origin_but_ours_gets_in(origin: bytes) -> None:
+    host = (b"host", b"127.0.0.1:5325")
+    assert status(host, BEARER, (b"origin", origin)) == 403
+    assert status(host, BEARER, (b"origin", b"http://127.0.0.1:5325")) == 200
+
+
 @given(st.binary(max_size=60), st.binary(max_size=60), st.binary(max_size=60))
 def test_nothing_but_the_token_gets_in(authorization: bytes, cookie: bytes, query: bytes) -> None:
     host = (b"host", b"127.0.0.1:5325")
     assert status(host, (b"authorization", authorization), (b"cookie", cookie), query=query) == 401
+
+
+def test_a_bug_of_ours_is_told_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(_scope: Any, _receive: Any, _send: Any) -> None:
+        raise ZeroDivisionError
+
+    rules = RULES._replace(token=None)
+    scope = {"type": "http", "method": "GET", "query_string": b"", "headers": [(b"host", b"localhost:5325")]}
+    asyncio.run(Guard(broken, rules)(scope, None, None))  # type: ignore[arg-type]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_without_the_web_extra_it_says_what_brings_it() -> None:
+    code = (
+        "import sys; sys.modules['starlette'] = None; sys.argv = ['leakline', 'serve']; from leakline.cli.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert "pip install 'leakline[web]'" in done.stderr
 
 
 def test_who_is_slow_is_dropped_and_the_others_hear_all() -> None:

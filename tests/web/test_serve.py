@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,11 @@ def test_one_process_in_depth_its_report_and_its_death(start: Start) -> None:
         report = json.loads(answer.text)
         assert (report["schema"], report["target"]["pid"]) == ("leakline.findings/1", leak.pid)
         assert [finding["kind"] for finding in report["findings"]] == ["growing"]
+        page = ask(f"{server.address}/api/processes/{key}/report.html")
+        there = find_spec("leakline.session.html_page") is not None
+        assert page.status == (200 if there else 404)
+        assert page.text.lower().startswith("<!doctype html") == there
+        assert ask(f"{server.address}/api/processes/{key}/report.exe").status == 404
         assert_unharmed(leak)
         leak.kill()
         leak.wait()

@@ -175,7 +175,7 @@ def _as_html(report: Report) -> bytes:
     page = _html_page()
     if page is None:
         raise NotPossible("reports as pages are not to be had here")
-    data: bytes = page.html_report(page.page_of_reports([report]))
+    data: bytes = page.html_report(page.page_of_reports([report], source=False))
     return data
 
 

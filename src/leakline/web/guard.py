@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +19,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_log = logging.getLogger(__name__)
 _MOST_ADDRESSES = 1024
 _PER_SECOND, _BURST = 50.0, 500.0
 _HEADERS = {
@@ -38,6 +40,14 @@ _HOW_TO_ENTER = (
     "A token is needed: `leakline serve` printed a URL that has it when it was started.\n"
     "A program sends it as `Authorization: Bearer TOKEN`.\n"
 )
+
+
+def _is_of(origin: str, host: str) -> bool:
+    """Whether a page of this origin was served by this host."""
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
 
 
 class Rules(NamedTuple):
@@ -87,7 +97,10 @@ class Guard:
             await send(message)
 
         refusal = self._refusal(scope)
-        await (self._app if refusal is None else refusal)(scope, receive, locked)
+        try:
+            await (self._app if refusal is None else refusal)(scope, receive, locked)
+        except Exception:
+            _log.exception("a request was not answered: this is a bug in leakline")
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         headers = Headers(scope=scope)
@@ -99,8 +112,7 @@ class Guard:
             return PlainTextResponse("This Host is not served here; --allow-host NAME of `leakline serve` allows it.\n", 421)
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("Only GET and HEAD.\n", 405, {"allow": "GET, HEAD"})
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != hosts[0].lower():
+        if not all(_is_of(origin, hosts[0]) for origin in headers.getlist("origin")):
             return PlainTextResponse("Pages of other origins may not ask.\n", 403)
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
             return PlainTextResponse("Pages of other origins may not ask.\n", 403)

@@ -89,6 +89,7 @@ async def _serve(
     config = uvicorn.Config(
         Guard(dashboard.app, rules),
         log_config=None,
+        log_level="critical",  # what clients do wrong is no news; what we do wrong is told by the guard
         access_log=False,
         server_header=False,
         lifespan="off",
