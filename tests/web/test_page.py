@@ -187,6 +187,7 @@ def test_a_server_that_is_started_anew_is_found_again_and_a_recording_is_shown(
     with serving(path) as ours:
         visit = browse(ours.address)
         visit.page.wait_for_selector("#rows tr")
+        visit.page.wait_for_selector("#machine-chart .curve")
         assert visit.page.inner_text("#host") == "recording box.leakline"
         assert visit.page.inner_text("#state") == "recording"
         visit.page.click("#rows td.name a")

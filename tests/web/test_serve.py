@@ -319,6 +319,8 @@ def test_a_recording_is_served_while_it_goes_on_and_when_it_is_gone(start: Start
         _, _, data = next(stream)
         rows = {row["pid"]: row for row in data["rows"]}
         assert data["about"]["recording"] == "box.leakline"
+        assert len(data["history"]["times"]) > 30
+        assert data["history"]["used"][-1] == data["machine"]["used"]
         assert rows[leak.pid]["verdict"] == "GROWING"
         assert rows[cache.pid]["verdict"] not in ("GROWING", "LEAK")
         key = rows[leak.pid]["key"]

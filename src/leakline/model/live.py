@@ -63,6 +63,14 @@ class ProcessView(msgspec.Struct, frozen=True, kw_only=True):
         return self.trend is not None and self.trend.accuses
 
 
+class MachinePast(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine's memory until now."""
+
+    times: tuple[float, ...]
+    """Seconds since 1970."""
+    used: tuple[int, ...]
+
+
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """One look at the machine."""
 
@@ -72,6 +80,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[ProcessView, ...]
     unreadable: int
     """Processes that were seen, and may not be read."""
+    past: MachinePast | None = None
+    """What was before, where this view alone knows it: that of a recording."""
     ended: bool = False
     """Whether there is nothing more to come: all that were to be looked at have ended."""
     trouble: str | None = None

@@ -8,19 +8,22 @@ import time
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from leakline.analysis.diagnosis import growing_finding
 from leakline.analysis.trend import judge
 from leakline.errors import LeaklineError, TargetGone
 from leakline.model.finding import Cost, Report, RetainedFree, Summary, Target
-from leakline.model.live import Points, ProcessDepth, ProcessView, View
+from leakline.model.live import MachinePast, Points, ProcessDepth, ProcessView, View
 from leakline.model.trend import Series
 from leakline.session.monitoring import machine_view
 from leakline.store.reader import RecordingReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from leakline.analysis.trend import Settings
     from leakline.model.recording import RecordedSeries
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 2.0
 _SHARE = 0.1
+_MOST_PAST = 600
 _AMOUNTS = ("MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached", "SReclaimable", "SUnreclaim", "SwapTotal", "SwapFree")
 
 
@@ -138,7 +142,7 @@ class RecordedViews:
         with RecordingReader(self._path) as reader:
             services = reader.processes()
             mappings = reader.counters(("mapping",))
-            amounts = {one.name: one.values[-1] for one in reader.counters(("meminfo",), _AMOUNTS)}
+            counters = {one.name: one for one in reader.counters(("meminfo",), _AMOUNTS)}
         trends = judge([_series(one) for one in services], self._settings)
         names = sorted((one.name for one in services), key=len, reverse=True)
         groups: dict[str, list[RecordedSeries]] = {}
@@ -152,12 +156,36 @@ class RecordedViews:
             held[view.key] = _Held(view, one, tuple(groups.get(one.name, ())))
         with self._lock:
             self._held = held
+        written = self._path.stat().st_mtime
+        amounts = {name: one.values[-1] for name, one in counters.items()}
         return View(
-            time=self._path.stat().st_mtime,
+            time=written,
             machine=machine_view({name: int(value) for name, value in amounts.items() if value == value}),
+            past=_past(counters, written),
             processes=tuple(one.view for one in held.values()),
             unreadable=0,
         )
+
+
+def _past(counters: Mapping[str, RecordedSeries], written: float) -> MachinePast | None:
+    """What was neither free nor cached, on the axis of MemFree; that of a thinned recording differs from counter to counter."""
+    if "MemTotal" not in counters or "MemFree" not in counters:
+        return None
+    times = np.array(counters["MemFree"].times)
+    chosen = np.unique(np.linspace(0, len(times) - 1, min(len(times), _MOST_PAST)).astype(int))
+    times = times[chosen]
+
+    def values(name: str) -> NDArray[np.float64]:
+        at, value = np.array(counters[name].times), np.array(counters[name].values)
+        known = np.isfinite(value)
+        return np.interp(times, at[known], value[known])
+
+    used = values("MemTotal")
+    for name in ("MemFree", "Buffers", "Cached", "SReclaimable"):
+        if name in counters:
+            used = used - values(name)
+    seconds = written - times[-1] + times
+    return MachinePast(times=tuple(seconds.tolist()), used=tuple(int(value) for value in np.maximum(used, 0)))
 
 
 def _series(one: RecordedSeries) -> Series:

@@ -24,7 +24,7 @@ from leakline.web.frames import Frames, depth_frame, sparks
 from leakline.web.hub import Client, Hub
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from types import ModuleType
 
     from starlette.requests import Request
@@ -112,7 +112,7 @@ class Dashboard:
         number = self.hub.number + 1
         self.hub.publish(number, self._frames.difference(view, self.hub.identifier(number)))
 
-    def look_into(self, topics: set[str]) -> dict[str, bytes]:
+    def look_into(self, topics: Collection[str]) -> dict[str, bytes]:
         """The processes that somebody looks at in depth; to be called where it may take some time."""
         return {topic: depth_frame(topic, self._feed.depth(topic)) for topic in topics}
 

@@ -35,7 +35,7 @@ class Frames:
     def __init__(self, about: dict[str, Any]) -> None:
         self._about = about
         self._rows: dict[str, bytes] = {}
-        self._machine: deque[tuple[float, int | None, int | None]] = deque(maxlen=_MOST_MACHINE)
+        self._machine: deque[tuple[float, int | None]] = deque(maxlen=_MOST_MACHINE)
         self._last: View | None = None
 
     def difference(self, view: View, identifier: str) -> bytes:
@@ -44,8 +44,12 @@ class Frames:
         changed = [row for key, row in rows.items() if self._rows.get(key) != row]
         gone = [key for key in self._rows if key not in rows]
         self._rows, self._last = rows, view
-        self._machine.append((view.time, view.machine.used, view.machine.swap_used))
-        head = _encode({**_head(view), "gone": gone})
+        if view.past is None:
+            self._machine.append((view.time, view.machine.used))
+            head = _encode({**_head(view), "gone": gone})
+        else:
+            self._machine = deque(zip(view.past.times, view.past.used, strict=True), maxlen=_MOST_MACHINE)
+            head = _encode({**_head(view), "gone": gone, "history": self._history()})
         return _event("tick", head[:-1] + b',"rows":[' + b",".join(changed) + b"]}", identifier)
 
     def whole(self, identifier: str, sparks: bytes) -> bytes:
@@ -59,10 +63,12 @@ class Frames:
         view = self._last
         if view is None:
             return f"retry: {_RETRY_MS}\n\n".encode()
-        history = {name: [one[place] for one in self._machine] for place, name in enumerate(("times", "used", "swap"))}
-        head = _encode({**_head(view), "about": self._about, "history": history})
+        head = _encode({**_head(view), "about": self._about, "history": self._history()})
         rows = head[:-1] + b',"sparks":' + sparks + b',"rows":[' + b",".join(self._rows.values()) + b"]}"
         return f"retry: {_RETRY_MS}\n".encode() + _event("all", rows, identifier)
+
+    def _history(self) -> dict[str, list[Any]]:
+        return {"times": [round(when, 2) for when, _ in self._machine], "used": [used for _, used in self._machine]}
 
 
 def sparks(histories: Mapping[str, Points]) -> bytes:

@@ -99,7 +99,7 @@ class Guard:
         refusal = self._refusal(scope)
         try:
             await (self._app if refusal is None else refusal)(scope, receive, locked)
-        except Exception:
+        except Exception:  # noqa: BLE001  one request ends, and the others do not
             _log.exception("a request was not answered: this is a bug in leakline")
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:

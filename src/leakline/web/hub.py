@@ -74,6 +74,8 @@ class Hub:
         self.number = 0
         self.dropped = 0
         """How many were too slow."""
+        self.topics: frozenset[str] = frozenset()
+        """The processes that somebody looks at in depth; replaced as a whole, so that another thread may read it."""
 
     @property
     def clients(self) -> int:
@@ -84,11 +86,6 @@ class Hub:
     def full(self) -> bool:
         """Whether no more may come."""
         return len(self._clients) >= self._most
-
-    @property
-    def topics(self) -> set[str]:
-        """The processes that somebody looks at in depth."""
-        return {client.topic for client in self._clients if client.topic is not None}
 
     def identifier(self, number: int) -> str:
         """What a client that comes back says it heard last."""
@@ -127,11 +124,17 @@ class Hub:
     def joined(self, client: Client) -> Iterator[None]:
         """Listen, as long as the context lasts."""
         self._clients.add(client)
+        self._count_topics()
         try:
             yield
         finally:
             self._clients.discard(client)
+            self._count_topics()
 
     def _forget(self, client: Client) -> None:
         self.dropped += 1
         self._clients.discard(client)
+        self._count_topics()
+
+    def _count_topics(self) -> None:
+        self.topics = frozenset(client.topic for client in self._clients if client.topic is not None)

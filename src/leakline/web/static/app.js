@@ -51,7 +51,8 @@ function connect() {
       else row.spark[Math.max(0, row.spark.length - 1)] = row.held;
       if (row.spark.length > SPARK) row.spark.shift();
     }
-    if (page.history) {
+    if (data.history) page.history = data.history;
+    else if (page.history) {
       page.history.times.push(data.time);
       page.history.used.push(data.machine.used);
       if (page.history.times.length > MACHINE) { page.history.times.shift(); page.history.used.shift(); }
