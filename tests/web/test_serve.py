@@ -104,6 +104,9 @@ def test_host_and_origin_are_checked(server: Server, headers: dict[str, str], st
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 def test_it_only_reads(server: Server, method: str) -> None:
     assert ask(server.address, method).status == 405
+    for place in ("/", "/metrics", "/api/events"):
+        answer = ask(server.address + place, "HEAD")
+        assert (answer.status, answer.text) == (200, "")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,9 @@ def test_one_process_in_depth_its_report_and_its_death(start: Start) -> None:
             if name == "process" and data["ended"]:
                 break
         assert data["held"]["values"], "what was seen last stays"
-        assert ask(f"{server.address}/api/processes/{key}/report.json").status == 404
+        while ask(f"{server.address}/api/processes/{key}/report.json").status != 404:
+            assert time.monotonic() < end
+            time.sleep(0.2)
         other.kill()
         other.wait()
         for name, _, data in stream:

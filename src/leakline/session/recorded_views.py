@@ -178,7 +178,8 @@ def _past(counters: Mapping[str, RecordedSeries], written: float) -> MachinePast
     def values(name: str) -> NDArray[np.float64]:
         at, value = np.array(counters[name].times), np.array(counters[name].values)
         known = np.isfinite(value)
-        return np.interp(times, at[known], value[known])
+        found: NDArray[np.float64] = np.interp(times, at[known], value[known])
+        return found
 
     used = values("MemTotal")
     for name in ("MemFree", "Buffers", "Cached", "SReclaimable"):

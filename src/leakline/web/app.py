@@ -46,7 +46,8 @@ _KEY = re.compile(r"[a-z0-9]{1,20}-[0-9]{1,20}")
 _MOST_CLIENTS = 1000
 _QUIET_SECONDS = 15.0
 _SEND_SECONDS = 10.0
-_MOST_AT_ONCE = 4
+_MOST_ASKING = 8
+_REPORT_SECONDS = 2.0
 
 
 class Feed(Protocol):
@@ -94,7 +95,9 @@ class Dashboard:
         self._metrics: dict[MetricForm, str] = {}
         self._sparks: tuple[int, bytes] = (-1, b"{}")
         self._sparking = asyncio.Lock()
-        self._reporting = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._reporting = asyncio.Lock()
+        self._asking = 0
+        self._made: dict[tuple[str, str], bytes] = {}
         routes = [Route("/metrics", self._metrics_page)]
         if pages:
             routes += [
@@ -151,13 +154,20 @@ class Dashboard:
         make = _REPORTS.get(form)
         if make is None or not _KEY.fullmatch(key):
             return PlainTextResponse("There is no such process.\n", 404)
-        if self._reporting.locked():
+        if self._asking >= _MOST_ASKING:
             return PlainTextResponse("Too many reports are being made.\n", 503, {"retry-after": "1"})
-        async with self._reporting:
-            try:
-                data = await asyncio.to_thread(lambda: make(self._feed.report(key)))
-            except LeaklineError as error:
-                return PlainTextResponse(f"{error.message}\n", 404)
+        self._asking += 1
+        try:
+            async with self._reporting:  # one at a time, and none anew within seconds: each reads all mappings of its process
+                data = self._made.get((key, form))
+                if data is None:
+                    data = await asyncio.to_thread(lambda: make(self._feed.report(key)))
+                    self._made[key, form] = data
+                    asyncio.get_running_loop().call_later(_REPORT_SECONDS, self._made.pop, (key, form), None)
+        except LeaklineError as error:
+            return PlainTextResponse(f"{error.message}\n", 404)
+        finally:
+            self._asking -= 1
         name = f"leakline-{key}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.{form}"
         headers = {"content-disposition": f'attachment; filename="{name}"'}
         return Response(data, media_type=_TYPES[f".{form}"], headers=headers)
@@ -195,6 +205,9 @@ class _Events:
         topic = request.query_params.get("process")
         if topic is not None and not _KEY.fullmatch(topic):
             await PlainTextResponse("There is no such process.\n", 404)(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":
+            await Response(media_type="text/event-stream")(scope, receive, send)
             return
         if hub.full:
             await PlainTextResponse("Too many look already.\n", 503, {"retry-after": "5"})(scope, receive, send)
