@@ -35,7 +35,7 @@ _HEADERS = {
     "x-frame-options": "DENY",
 }
 _WELCOME = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={url}">
-<title>leakline</title><p><a href="{url}">leakline</a></p></html>"""
+<link rel="icon" href="/static/icon.svg" type="image/svg+xml"><title>leakline</title><p><a href="{url}">leakline</a></p></html>"""
 _HOW_TO_ENTER = (
     "A token is needed: `leakline serve` printed a URL that has it when it was started.\n"
     "A program sends it as `Authorization: Bearer TOKEN`.\n"
