@@ -14,7 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from leakline.session.watching import Samples
+from leakline.analysis.trend import Settings
+from leakline.session.interruption import Interruption
+from leakline.session.sampling import Choice, Sampler
+from leakline.session.watching import Samples, Watch
+from leakline.sources.machine import Machine
 from leakline.sources.procfs import ProcFs
 from tests.conftest import Leakline, Start, assert_unharmed
 
@@ -152,6 +156,22 @@ def test_processes_of_a_control_group(start: Start, leakline: Leakline) -> None:
     reports = result.json.get("targets", [result.json])
     assert leak.pid in [report["target"]["pid"] for report in reports]
     assert "no such process" in leakline("watch", "--cgroup", "/no/such/group", "-d", "1", status=4).err
+
+
+def test_what_has_changed_and_was_not_read_anew_is_no_sample(start: Start) -> None:
+    program = start("sh", "-c", "echo READY; exec sleep 60")
+    watch, sampler = Watch(Machine(), Interruption(), Settings()), Sampler(Machine(), Choice.of([program.pid]))
+    look = sampler.tick()
+    (sampled,) = look.processes
+    seen = []
+    for suspect in (False, True, True, False):
+        sampled.suspect = suspect
+        watch._take(look, float(len(seen)))
+        standing = watch.standing(sampled.identity)
+        assert standing is not None
+        seen.append(list(standing.samples.times))
+    sampler.close()
+    assert seen == [[0.0], [0.0], [0.0], [0.0, 3.0]]
 
 
 def test_samples_stay_in_a_bounded_space() -> None:

@@ -28,6 +28,8 @@ COMMANDS = {
     "trend": "Judge whether series of memory grow without end.",
     "report": "Show a recording, or what leakline, valgrind, a sanitizer or the kernel has found.",
     "diff": "Compare two files of findings: what is new, what grew, what is gone.",
+    "serve": "Show the machine, or a recording, in the browser; and to Prometheus by /metrics.",
+    "metrics": "Write these metrics for node_exporter's textfile collector, or to stdout.",
     "system": "Show where all of the machine's memory is.",
     "kernel": "Watch the kernel's own memory: what grows, whose it is, which line allocates it.",
     "ps": "Show what processes hold: USS, PSS, RSS, VSS and swap.",

@@ -6,7 +6,7 @@ import time
 from array import array
 from collections import defaultdict
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -92,6 +92,15 @@ class _Watched:
         self.gone = False
 
 
+class Standing(NamedTuple):
+    """What is known of a process."""
+
+    trend: SeriesTrend | None
+    """As it was judged last; None where there was no reason to yet."""
+    samples: Samples
+    """USS + swap; the restarts of a service as epochs."""
+
+
 class Watch:
     """Watches processes.
 
@@ -138,6 +147,19 @@ class Watch:
             PermissionNeeded: one that was named may not be read.
 
         """
+        for _, updates in self.looks(choice, interval, duration):
+            yield from updates
+            on_tick()
+        yield from self._judge(self._watched)
+
+    def looks(self, choice: Choice, interval: float, duration: float) -> Iterator[tuple[Look, list[Update]]]:
+        """The same, tick by tick: what was seen, and the judgements that changed by it.
+
+        Raises:
+            TargetGone: there is no such process, or all have ended.
+            PermissionNeeded: one that was named may not be read.
+
+        """
         named = select(self._procfs, sorted(choice.pids), choice.name.pattern if choice.name else None) if choice.named else []
         for pid in named:
             require_readable(self._procfs, pid)
@@ -153,13 +175,17 @@ class Watch:
                     if not look.processes:
                         raise TargetGone("no such process", hint="`leakline ps` shows what there is.")
                 self._take(look, look.tick.boottime - began)
-                yield from self._judge([w for w in self._watched if w.samples.seen >= _next_look(w.judged) and _needs_judging(w)])
-                on_tick()
+                due = [w for w in self._watched if w.samples.seen >= _next_look(w.judged) and _needs_judging(w)]
+                yield look, list(self._judge(due))
                 if not self._current and not self._follows:
                     break
         finally:
             sampler.close()
-        yield from self._judge(self._watched)
+
+    def series_of(self, process: ProcessIdentity) -> tuple[SeriesTrend | None, Sequence[float]]:
+        """The last judgement of a process that runs, and what it and its predecessors held so far, equally far apart in time."""
+        watched = self._current.get((process.pid, process.start_ticks))
+        return (None, ()) if watched is None else (watched.trend, watched.samples.values)
 
     def reports(self, *, every: bool) -> list[Report]:
         """Findings about each, as things stand.
@@ -178,6 +204,16 @@ class Watch:
     def services(self) -> int:
         """How many were watched."""
         return len(self._watched) + self._forgotten
+
+    def standing(self, identity: ProcessIdentity) -> Standing | None:
+        """What is known of a process now; None before it could be read, and after its end."""
+        watched = self._current.get((identity.pid, identity.start_ticks))
+        return None if watched is None else Standing(watched.trend, watched.samples)
+
+    def report_of(self, identity: ProcessIdentity) -> Report | None:
+        """What is to be told about a process now; None before it could be read, and after its end."""
+        watched = self._current.get((identity.pid, identity.start_ticks))
+        return None if watched is None else self._report(watched)
 
     def _take(self, look: Look, elapsed: float) -> None:
         for identity in look.ended:
@@ -198,7 +234,8 @@ class Watch:
             if watched is not None:
                 if identity is not watched.identity:  # it called exec
                     watched.identity, watched.target = identity, _renamed(watched.target, identity)
-                watched.samples.add(elapsed, float(amounts.held), watched.epoch)
+                if not sampled.suspect:  # what has changed and was not read anew is missing, and no sample of now
+                    watched.samples.add(elapsed, float(amounts.held), watched.epoch)
         if len(self._watched) <= _FEW:
             for watched in self._watched:
                 self._remember_mappings(watched)

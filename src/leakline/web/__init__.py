@@ -1,0 +1,1 @@
+"""The dashboard: what the session sees, over HTTP."""
