@@ -32,9 +32,9 @@ def recorded_series(path: Path, limit: int | None = None) -> list[Series]:
 
     """
     with RecordingReader(path) as reader:
-        found = [_series(one, limit) for one in reader.processes()]
+        found = [as_series(one, limit) for one in reader.processes()]
         counters = reader.counters(("meminfo", "slab", "cgroup", "mapping"), _KERNEL)
-    return [*found, *(_series(one, None) for one in counters)]
+    return [*found, *(as_series(one, None) for one in counters)]
 
 
 def judge_recording(path: Path, settings: Settings, limit: int | None = None) -> list[SeriesTrend]:
@@ -50,11 +50,11 @@ def judge_recording(path: Path, settings: Settings, limit: int | None = None) ->
 
     """
     with RecordingReader(path) as reader:
-        services = judge([_series(one, limit) for one in reader.processes()], settings)
+        services = judge([as_series(one, limit) for one in reader.processes()], settings)
         counters = reader.counters(("meminfo", "slab", "cgroup"), _KERNEL)
         suspects = tuple(f"{trend.name} " for trend in services if trend.is_noteworthy)
         mappings = [one for one in reader.counters(("mapping",)) if one.name.startswith(suspects)] if suspects else []
-    others = judge([_series(one, None) for one in (*counters, *mappings)], settings)
+    others = judge([as_series(one, None) for one in (*counters, *mappings)], settings)
     return by_severity([*services, *others])
 
 
@@ -68,7 +68,8 @@ def severity(trend: SeriesTrend) -> tuple[int, bool, int]:
     return _SEVERITY.index(trend.verdict), not trend.at_risk, -(trend.increase or 0)
 
 
-def _series(one: RecordedSeries, limit: int | None) -> Series:
+def as_series(one: RecordedSeries, limit: int | None) -> Series:
+    """A recorded series with the limit that it has; for processes what memory and swap had left at the end where None is given."""
     last = one.values[-1]
     if one.kind == "process" and limit is None and one.available is not None and last == last:  # NaN is not itself
         limit = int(last) + one.available

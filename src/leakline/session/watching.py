@@ -137,6 +137,18 @@ class Watch:
             PermissionNeeded: one that was named may not be read.
 
         """
+        for _, updates in self.looks(choice, interval, duration):
+            yield from updates
+        yield from self._judge(self._watched)
+
+    def looks(self, choice: Choice, interval: float, duration: float) -> Iterator[tuple[Look, list[Update]]]:
+        """The same, tick by tick: what was seen, and the judgements that changed by it.
+
+        Raises:
+            TargetGone: there is no such process, or all have ended.
+            PermissionNeeded: one that was named may not be read.
+
+        """
         named = select(self._procfs, sorted(choice.pids), choice.name.pattern if choice.name else None) if choice.named else []
         for pid in named:
             require_readable(self._procfs, pid)
@@ -152,12 +164,17 @@ class Watch:
                     if not look.processes:
                         raise TargetGone("no such process", hint="`leakline ps` shows what there is.")
                 self._take(look, look.tick.boottime - began)
-                yield from self._judge([w for w in self._watched if w.samples.seen >= _next_look(w.judged) and _needs_judging(w)])
+                due = [w for w in self._watched if w.samples.seen >= _next_look(w.judged) and _needs_judging(w)]
+                yield look, list(self._judge(due))
                 if not self._current and not self._follows:
                     break
         finally:
             sampler.close()
-        yield from self._judge(self._watched)
+
+    def series_of(self, process: ProcessIdentity) -> tuple[SeriesTrend | None, Sequence[float]]:
+        """The last judgement of a process that runs, and what it and its predecessors held so far, equally far apart in time."""
+        watched = self._current.get((process.pid, process.start_ticks))
+        return (None, ()) if watched is None else (watched.trend, watched.samples.values)
 
     def reports(self, *, every: bool) -> list[Report]:
         """Findings about each, as things stand.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import sqlite3
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
 
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
+T = TypeVar("T")
 _ID = (1 << SHIFT) - 1
 _MOST_POINTS = 2048
 _QUANTILE = 0.25
-_SAME = 1 << 60
+SAME = 1 << 60
+"""Stands for what a row leaves out."""
 _DAMAGE = "The file is damaged, or was made by somebody else."
 
 
@@ -140,13 +142,16 @@ class RecordingReader:
         """
         return list(self._guarded(lambda: self._counters(kinds, meminfo)))
 
-    def _guarded(self, make: Callable[[], Iterator[RecordedSeries]]) -> Iterator[RecordedSeries]:
+    def _guarded(self, make: Callable[[], Iterator[T]]) -> Iterator[T]:
         try:
             yield from make()
         except (sqlite3.Error, ValueError, OverflowError, TypeError, IndexError) as error:
             raise ParseError(f"{self._path}: {error}", hint=_DAMAGE) from error
 
     def _processes(self) -> Iterator[RecordedSeries]:
+        return (series for _, series in self._services())
+
+    def _services(self) -> Iterator[tuple[list[_Process], RecordedSeries]]:
         rows = self._process_rows()
         for lane in self._lanes():
             parts = [self._expanded(*rows.of(process.number), process.last_tick) for process in lane]
@@ -154,7 +159,7 @@ class RecordingReader:
             if chosen:
                 process = lane[chosen[-1][0]]
                 name = f"{process.command} ({process.pid})"
-                yield self._series("process", name, chosen, self._age(process, chosen[-1][1][0]), reclaimable=False)
+                yield lane, self._series("process", name, chosen, self._age(process, chosen[-1][1][0]), reclaimable=False)
 
     def _lanes(self) -> list[list[_Process]]:
         """Services: a process takes the place of one of the same user and command line that has ended before."""
@@ -202,19 +207,19 @@ class RecordingReader:
 
     def _rows(self, query: str, parameters: Sequence[str]) -> _Rows:
         table = np.fromiter(self._connection.execute(query, parameters), dtype=[("key", np.int64), ("kib", np.float64)])
-        numbers, ticks, order = _in_order(table["key"])
+        numbers, ticks, order = in_order(table["key"])
         values = np.where(table["kib"] < 0, np.nan, table["kib"] * 1024)
         return _Rows(numbers, ticks, values[order])
 
     def _process_rows(self) -> _Rows:
         """USS + swap, or RSS; what a row leaves out is as it was in the row before."""
         names = ("uss", "rss_over", "swap")
-        columns = ", ".join(f"COALESCE({name}, {_SAME})" for name in names)
+        columns = ", ".join(f"COALESCE({name}, {SAME})" for name in names)
         found = self._connection.execute(f"SELECT key, {columns} FROM process_row")  # noqa: S608  our own names
         table = np.fromiter(found, dtype=[("key", np.int64), *((name, np.float64) for name in names)])
-        numbers, ticks, order = _in_order(table["key"])
+        numbers, ticks, order = in_order(table["key"])
         starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-        uss, over, swap = (_carried(table[name][order], starts) for name in names)
+        uss, over, swap = (carried(table[name][order], starts) for name in names)
         held = np.where(np.isnan(uss), over, uss + np.where(np.isnan(swap), 0.0, swap))
         return _Rows(numbers, ticks, held * 1024)
 
@@ -258,13 +263,14 @@ class RecordingReader:
         )
 
 
-def _in_order(keys: Ints) -> tuple[Ints, Ints, Ints]:
+def in_order(keys: Ints) -> tuple[Ints, Ints, Ints]:
+    """Numbers and ticks of keys, by number and then by tick; and the order that makes them so."""
     numbers, ticks = keys & _ID, keys >> SHIFT
     order = np.lexsort((ticks, numbers))
     return numbers[order], ticks[order], order
 
 
-def _carried(column: Floats, starts: Ints) -> Floats:
+def carried(column: Floats, starts: Ints) -> Floats:
     """The values with those that a row left out; NaN where they are unknown.
 
     Args:
@@ -272,10 +278,10 @@ def _carried(column: Floats, starts: Ints) -> Floats:
         starts: where each begins.
 
     """
-    given = np.where(column == _SAME, -1, np.arange(len(column)))
+    given = np.where(column == SAME, -1, np.arange(len(column)))
     given[starts] = starts  # a first row is whole, in a file of ours
     values = column[np.maximum.accumulate(given)]
-    return np.where((values == UNKNOWN) | (values == _SAME), np.nan, values)
+    return np.where((values == UNKNOWN) | (values == SAME), np.nan, values)
 
 
 def _reduced(times: Floats, values: Floats, epochs: Ints) -> tuple[Floats, Floats, Ints]:
