@@ -53,7 +53,7 @@ def command(
     """Show live what processes hold, which of them grow, and how sure that is.
 
     All processes, or those that are named. Enter opens one: its mappings by kind over time, its page faults, and, after a question,
-    a scan for lost blocks. The keys are htop's: F1 shows them. Nothing is ever sent to a process.
+    a scan for lost blocks. The keys are htop's: F1 shows them; F9, which kills, is not among them.
     """
     if recording is not None and (pids or more_pids or name or cgroup):
         raise click.UsageError("--open shows a recording: the keys F4 and u choose what of it")
@@ -123,8 +123,9 @@ def _require_terminal() -> None:
     from leakline.errors import InvalidRequest
 
     hint = "`leakline watch all` says in lines what grows; `leakline ps` shows all processes once."
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InvalidRequest("top is a screen, and this is no terminal", hint=hint)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if not stream.isatty():
+            raise InvalidRequest(f"top is a screen, and {stream.name.strip('<>')} is no terminal", hint=hint)
     if os.environ.get("TERM") == "dumb":
         raise InvalidRequest("top is a screen, and this terminal (TERM=dumb) has none", hint=hint)
 

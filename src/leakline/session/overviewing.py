@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from leakline.session.sampling import Choice
     from leakline.sources.machine import Machine
 
+_SHARE = 0.0125
+"""Of the time, for the sums over mappings: the screen has to live of the rest of three hundredths of a core."""
+
 
 class LiveOverview:
     """Looks at processes again and again, and judges them on the way.
@@ -39,7 +42,7 @@ class LiveOverview:
         self.interruption = interruption
         self._procfs = ProcFs(machine.proc)
         self._choice = choice
-        self._watch = Watch(machine, interruption, settings, limit)
+        self._watch = Watch(machine, interruption, settings, limit, share=_SHARE)
 
     def moments(self, interval: float) -> Iterator[Overview]:
         """Look every `interval` seconds, until it is interrupted or all that were named have ended.

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from leakline.sources.machine import Machine
 
 OLDEST_SECONDS = 30.0
-_SHARE = 0.02
+SHARE = 0.02
+"""Of the time, for the sums over mappings."""
 _MOST_SAVED_SECONDS = 5.0
 _YOUNG_LOOKS = 5
 _AGAIN_LOOKS = 60
@@ -130,11 +131,13 @@ class Sampler:
     Args:
         machine: the live one.
         choice: which.
+        share: of the time, for the sums over mappings.
 
     """
 
-    def __init__(self, machine: Machine, choice: Choice) -> None:
+    def __init__(self, machine: Machine, choice: Choice, share: float = SHARE) -> None:
         self._choice = choice
+        self._share = share
         self._probe = ProcessProbe(machine)
         self._held: dict[int, Sampled] = {}
         self._others: dict[int, int] = {}
@@ -157,7 +160,7 @@ class Sampler:
     def tick(self) -> Look:
         """Look once."""
         now = time.monotonic()
-        self._credit = min(self._credit + _SHARE * (now - self._last), _SHARE * _MOST_SAVED_SECONDS)
+        self._credit = min(self._credit + self._share * (now - self._last), self._share * _MOST_SAVED_SECONDS)
         self._last = now
         ended: list[ProcessIdentity] = []
         for sampled in list(self._held.values()):

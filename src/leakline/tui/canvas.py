@@ -57,6 +57,11 @@ class Canvas(Widget):
         self._lines, self._strips = [], {}
 
     @property
+    def shown(self) -> list[Line]:
+        """The lines that are on the screen."""
+        return list(self._lines)
+
+    @property
     def text(self) -> str:
         """What is on the screen."""
         return "\n".join("".join(text for text, _ in line).rstrip() for line in self._lines)

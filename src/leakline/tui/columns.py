@@ -36,7 +36,7 @@ def layout_for(width: int) -> Layout:
     eta = width >= _WIDE
     user = 7 if width < _WIDE else 9
     trend = 6 if width <= _NARROW else min(30, 6 + (width - _NARROW) // 3)
-    taken = 7 + 1 + user + 1 + 4 * 5 + 8 + 11 + (7 if eta else 0) + trend + 1
+    taken = 7 + 1 + user + 1 + 4 * 5 + 8 + 11 + (8 if eta else 0) + trend + 1
     return Layout(user, trend, eta, max(0, width - taken))
 
 
@@ -46,7 +46,7 @@ def header(layout: Layout, sort: str, *, inverted: bool) -> list[Span]:
     columns = [("pid", "PID", 7, True), ("user", "USER", layout.user, False)]
     columns += [(name, name.upper(), 4, True) for name in ("uss", "pss", "rss", "swap")]
     columns += [("growth", "GROWTH", 7, True), ("", "VERDICT", 10, False)]
-    columns += [("", "FULL IN", 6, True)] if layout.eta else []
+    columns += [("", "FULL IN", 7, True)] if layout.eta else []
     columns += [("", "TREND", layout.trend, False), ("command", "COMMAND", layout.command, False)]
     spans = []
     for name, title, width, right in columns:
@@ -80,7 +80,7 @@ def row_cells(row: ProcessRow, layout: Layout, history: Sequence[float], branch:
     spans += [(f"{compact_rate(rate):>7} ", color), (f"{verdict:<10} ", color or "dim")]
     if layout.eta:
         eta = trend.limit_eta_seconds if trend is not None and judged and (trend.accuses or trend.at_risk) else None
-        spans.append((f"{compact_seconds(eta):>6} ", "warning" if trend is not None and trend.at_risk else "dim"))
+        spans.append((f"{compact_seconds(eta):>7} ", "warning" if trend is not None and trend.at_risk else "dim"))
     line = fit(sparkline(history), layout.trend, right=True) + " "
     spans += [(line, color or "good"), (branch, "dim"), (fit(short_command_of(row), layout.command - len(branch)), "")]
     return spans if style is None else [(text, style) for text, _ in spans]
@@ -125,7 +125,7 @@ def _known(value: int | None) -> int:
 def ordered(rows: Sequence[ProcessRow], sort: str, *, inverted: bool) -> list[ProcessRow]:
     """Rows by a column: amounts the largest first, the worst verdict first, names from A; equal ones by number."""
     key = _KEYS[sort]
-    return sorted(sorted(rows, key=lambda row: row.key), key=key, reverse=inverted)
+    return sorted(rows, key=lambda row: (*key(row), row.identity.pid), reverse=inverted)
 
 
 def as_tree(rows: Sequence[ProcessRow]) -> list[tuple[str, ProcessRow]]:

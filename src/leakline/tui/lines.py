@@ -84,10 +84,10 @@ def beside(left: list[Line], right: list[Line]) -> list[Line]:
 def wrapped(text: str, width: int, most: int) -> list[str]:
     """Words on lines of at most so many cells; what does not fit on so many lines ends in `…`."""
     lines: list[str] = []
-    line = ""
+    line, width = "", max(width, 1)
     for word in text.split():
-        while cells(word) > width:
-            word = fit(word, width - 1) + "…" if width > 1 else word[:width]
+        if cells(word) > width:
+            word = fit(word, width - 1) + "…"
         if line and cells(line) + 1 + cells(word) > width:
             lines.append(line)
             line = word

@@ -68,22 +68,22 @@ class ProcessList:
     def take(self, overview: Overview) -> None:
         """Show another moment."""
         self.overview = overview
-        there = {row.key for row in overview.rows}
-        if self.timeline is None:
-            self.tags &= there
+        if self.tags and self.timeline is None:
+            self.tags &= {row.key for row in overview.rows}
         self._arrange()
 
     def _arrange(self) -> None:
         """Filter and sort; the cursor stays with its process once it was moved."""
-        rows = [row for row in (self.overview.rows if self.overview else ()) if self._fits(row)]
+        rows = self.overview.rows if self.overview else ()
+        if self.filter or self.user is not None:
+            rows = [row for row in rows if self._fits(row)]
         rows = ordered(rows, self.sort, inverted=self.inverted)
         self._shown = as_tree(rows) if self.tree else [("", row) for row in rows]
-        places = {row.key: place for place, (_, row) in enumerate(self._shown)}
         if self._chosen is None:
             self._cursor = 0
         else:
-            self._cursor = places.get(self._chosen, min(self._cursor, len(self._shown) - 1))
-        self._cursor = max(self._cursor, 0)
+            places = (place for place, (_, row) in enumerate(self._shown) if row.key == self._chosen)
+            self._cursor = max(0, next(places, min(self._cursor, len(self._shown) - 1)))
 
     def _fits(self, row: ProcessRow) -> bool:
         if self.user is not None and row.identity.user != self.user:
