@@ -26,7 +26,12 @@ def cpu_of(pid: int) -> float:
 
 
 class Terminal:
-    """A program in a terminal that is read, and forgotten."""
+    """A program in a terminal that is read, and forgotten.
+
+    Args:
+        command: the program.
+
+    """
 
     def __init__(self, command: list[str]) -> None:
         self._master, slave = pty.openpty()
@@ -37,15 +42,18 @@ class Terminal:
         self.written = 0
 
     def read_for(self, seconds: float) -> None:
+        """Take what comes, for so long."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if select.select([self._master], [], [], left)[0]:
                 self.written += len(os.read(self._master, 1 << 16))
 
     def press(self, keys: bytes) -> None:
+        """Send keys."""
         os.write(self._master, keys)
 
     def end(self) -> None:
+        """End the program."""
         self.process.kill()
         self.process.wait()
         os.close(self._master)

@@ -54,14 +54,17 @@ class Scene:
         self.done.wait(30)
 
     def inspect(self, process: ProcessIdentity) -> Iterator[ProcessOverTime]:
+        assert process.pid in top_scene.HELD
         yield _DEPTH
         self.done.wait(30)
 
     def expected_pause(self, process: ProcessIdentity) -> tuple[int, int]:
+        assert process.pid in top_scene.HELD
         return 12_300_000, 243 << 20
 
     def scan(self, process: ProcessIdentity, say: Callable[[str], None]) -> Report:
         self.scanned.append(process.pid)
+        say("its maps are read")
         raise NotSupported("its allocator is \x1b[31mtcmalloc", hint="`leakline trace` sees it.")
 
 
@@ -174,7 +177,12 @@ def test_the_keys_are_those_of_htop() -> None:
         assert {row.identity.command for row in listing.rows} == {"nginx"}
         await press("escape")
         assert len(listing.rows) == 25
-        for keys, first in ((("M",), "redis-server"), (("N",), "init"), (("I",), "nginx"), (("f6", "end", "enter"), "\x1b[2J\x1b]0;owned\x07e")):
+        for keys, first in (
+            (("M",), "redis-server"),
+            (("N",), "init"),
+            (("I",), "nginx"),
+            (("f6", "end", "enter"), "\x1b[2J\x1b]0;owned\x07e"),
+        ):
             await press(*keys)
             assert listing.rows[0].identity.command == first, keys
         await press("u", "end", "enter")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from leakline.model.recording import ProcessIdentity, RecordedSeries
     from leakline.model.trend import SeriesTrend
 
-_NO_MAPPINGS = "the recording has no mappings of it: `leakline record --maps-every 1m` writes them"
+_NO_MAPPINGS = "the recording has no mappings of it: `leakline record --maps every=1m` writes them"
 _POINTS = 64
 Trends = dict[tuple[int, int], "SeriesTrend"]
 """The judgement of each process, by its number and start."""

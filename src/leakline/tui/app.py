@@ -322,10 +322,7 @@ class LiveApp(TopApp):
         def work() -> Callable[[], None]:
             report = self._processes.scan(page.row.identity, say)
 
-            def show() -> None:
-                page.report, page.scanning = report, None
-
-            return show
+            return lambda: page.found(report)
 
         self.do(work)
 

@@ -52,7 +52,12 @@ class ProcessPage:
         """What a scan does now."""
         self._top = 0
         self._most_top = 0
+        self._to_findings = False
         self._page = 10
+
+    def found(self, report: Report) -> None:
+        """Show what a scan has found."""
+        self.report, self.scanning, self._to_findings = report, None, True
 
     def key(self, key: str) -> Command | None:
         """What a key does; what is left to be done by whoever holds the screen."""
@@ -81,11 +86,14 @@ class ProcessPage:
     def lines(self, width: int, height: int) -> list[Line]:
         """The whole screen."""
         head = list(self._head(width))
-        body = [*self._kinds(width), ((" " * width, ""),), *self._faults(width), ((" " * width, ""),), *self._findings(width)]
+        body = [*self._kinds(width), ((" " * width, ""),), *self._faults(width), ((" " * width, ""),)]
+        findings_at = len(body)
+        body += self._findings(width)
         below = 1 + (self.timeline is not None)
         room = max(1, height - len(head) - below)
         self._page, self._most_top = room, max(0, len(body) - room)
-        self._top = min(self._top, self._most_top)
+        self._top = min(findings_at if self._to_findings else self._top, self._most_top)
+        self._to_findings = False
         shown = body[self._top : self._top + room]
         lines = [*head, *shown, *[((" " * width, ""),)] * (room - len(shown))]
         if self.timeline is not None and self.moment is not None:
@@ -162,7 +170,8 @@ class ProcessPage:
             return [*lines, fit_line([(f" {self.scanning}", "warning")], width)]
         if self.report is not None:
             for text, style in describe_reports([self.report], _MOST_FINDINGS):
-                lines.append(fit_line([(f" {text}", style)], width))
+                indent = " " * (len(text) - len(text.lstrip(" ")) + 1)
+                lines += [fit_line([(indent + line, style)], width) for line in wrapped(text, width - len(indent), 4)]
             return lines
         told = _INVITE if self.timeline is None else _NO_PROCESS
         return [*lines, *(fit_line([(f" {line}", "")], width) for line in wrapped(told, width - 2, 3))]
