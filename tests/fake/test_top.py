@@ -91,6 +91,8 @@ def run(
             finally:
                 scene.done.set()
 
+        assert app.failure is None
+
     asyncio.run(session())
     return scene
 

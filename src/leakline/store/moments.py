@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from leakline.errors import ParseError
 from leakline.model.memory import SystemMemory
 from leakline.model.recording import ProcessAmounts, ProcessIdentity
-from leakline.store.reader import SAME, RecordingReader, carried, in_order
+from leakline.store.reader import DAMAGE, SAME, RecordingReader, carried, in_order
 from leakline.store.rows import COLUMNS
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _MEMINFO = ("MemTotal", "MemFree", "MemAvailable", "SwapTotal", "SwapFree")
 _OVER_USS = ("pss_over", "rss_over", "anon_over")
 _COUNTS = ("minor_faults", "major_faults")
+_END_OF_TIME = 253_370_764_800.0
+"""The year 9999."""
 _ENDLESS = np.iinfo(np.int64).max
 
 
@@ -158,6 +161,8 @@ class MomentsReader(RecordingReader):
                 processes.append(_Recorded(identity, int(first), int(end)))
                 lasts.append(_ENDLESS if last is None else last)
         walls = np.array([time for (time,) in run("SELECT time FROM tick ORDER BY id")], float)
+        if not ((walls >= 0) & (walls < _END_OF_TIME)).all():
+            raise ParseError(f"{self._path}: a tick without a time", hint=DAMAGE)
         sessions = self._session_of
         yield RecordedMoments(
             self.ticks, walls, sessions, processes, np.array(lasts, np.int64), ticks, columns, dict(self._meminfo())

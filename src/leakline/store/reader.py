@@ -30,7 +30,7 @@ _MOST_POINTS = 2048
 _QUANTILE = 0.25
 SAME = 1 << 60
 """Stands for what a row leaves out."""
-_DAMAGE = "The file is damaged, or was made by somebody else."
+DAMAGE = "The file is damaged, or was made by somebody else."
 
 
 class _Process(NamedTuple):
@@ -73,7 +73,7 @@ class RecordingReader:
             self._load()
         except (sqlite3.Error, ValueError, OverflowError, TypeError) as error:
             self._connection.close()
-            raise ParseError(f"{path}: {error}", hint=_DAMAGE) from error
+            raise ParseError(f"{path}: {error}", hint=DAMAGE) from error
         except ParseError:
             self._connection.close()
             raise
@@ -90,19 +90,19 @@ class RecordingReader:
         table = np.array(run("SELECT id, time, boottime FROM tick ORDER BY id").fetchall() or np.empty((0, 3)), float)
         sessions = run("SELECT first_tick, boot_id, interval, ticks_per_second FROM session ORDER BY first_tick, id").fetchall()
         if len(table) and not np.isfinite(table).all():
-            raise ParseError(f"{self._path}: a tick without a time", hint=_DAMAGE)
+            raise ParseError(f"{self._path}: a tick without a time", hint=DAMAGE)
         self.ticks: Ints = table[:, 0].astype(np.int64)
         starts = [first for first, *_ in sessions]
         self._session_of: Ints = np.searchsorted(np.array(starts, np.int64), self.ticks, side="right") - 1
         if len(self.ticks) and (not sessions or self._session_of.min() < 0):
-            raise ParseError(f"{self._path}: a tick of no session", hint=_DAMAGE)
+            raise ParseError(f"{self._path}: a tick of no session", hint=DAMAGE)
         self._boots = [boot for _, boot, _, _ in sessions]
         self._hertz = max(1, sessions[-1][3]) if sessions else 100
         self.interval = float(sessions[-1][2]) if sessions else 1.0
         self._boottimes: Floats = table[:, 2]
         self.times: Floats = self._axis(table[:, 1], table[:, 2])
         if not np.isfinite(self.times).all() or not np.isfinite(self.interval):
-            raise ParseError(f"{self._path}: a tick without a time", hint=_DAMAGE)
+            raise ParseError(f"{self._path}: a tick without a time", hint=DAMAGE)
         self._available = self._left_at_the_end()
 
     def _axis(self, wall: Floats, boottime: Floats) -> Floats:
@@ -146,7 +146,7 @@ class RecordingReader:
         try:
             yield from make()
         except (sqlite3.Error, ValueError, OverflowError, TypeError, IndexError) as error:
-            raise ParseError(f"{self._path}: {error}", hint=_DAMAGE) from error
+            raise ParseError(f"{self._path}: {error}", hint=DAMAGE) from error
 
     def _processes(self) -> Iterator[RecordedSeries]:
         return (series for _, series in self._services())

@@ -217,6 +217,10 @@ class TopApp(App[None]):
         message.act()
         self.paint()
 
+    def _handle_exception(self, error: Exception) -> None:
+        """A bug of ours is told by whoever started us, once the terminal is theirs again; textual would print a traceback."""
+        self._failing(error)()
+
     def _telling(self, text: str) -> Callable[[], None]:
         def tell() -> None:
             if self.page is not None:

@@ -158,7 +158,7 @@ class ProcessPage:
         if self.depth is None:
             return lines
         points = max(6, width - 58)
-        titles = f" {'KIND':<20} {'SINCE START':>12} {'PER SECOND':>12}{'':>12}  {'TREND':<{points}}"
+        titles = f" {'KIND':<20} {'SINCE START':>12} {'PER SECOND':>12}{'':>7}  {'TREND':<{points}}"
         lines.append(fit_line([(titles, "bold")], width))
         for name, faults in (("minor", self.depth.minor), ("major", self.depth.major)):
             lines.append(fit_line(_fault_spans(name, faults, points), width))
@@ -172,6 +172,8 @@ class ProcessPage:
             for text, style in describe_reports([self.report], _MOST_FINDINGS):
                 indent = " " * (len(text) - len(text.lstrip(" ")) + 1)
                 lines += [fit_line([(indent + line, style)], width) for line in wrapped(text, width - len(indent), 4)]
+            if any(finding.location is None for finding in self.report.findings):
+                lines.append(fit_line([(f" next: `leakline diagnose {self.row.identity.pid}` looks for the line", "bold")], width))
             return lines
         told = _INVITE if self.timeline is None else _NO_PROCESS
         return [*lines, *(fit_line([(f" {line}", "")], width) for line in wrapped(told, width - 2, 3))]
@@ -198,7 +200,7 @@ def _heading(text: str, width: int) -> Line:
 def _fault_spans(name: str, faults: FaultsOverTime | None, points: int) -> list[Span]:
     if faults is None:
         return [(f" {name:<20} {'-':>12} {'-':>12}", "")]
-    columns = f" {name:<20} {faults.total:>12,} {compact_count(faults.rate):>12}{'':>12}  "
+    columns = f" {name:<20} {faults.total:>12,} {compact_count(faults.rate):>12}{'':>7}  "
     return [(columns, ""), (fit(sparkline(_last(faults.history, points)), points), "good")]
 
 
