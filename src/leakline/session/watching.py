@@ -221,7 +221,8 @@ class Watch:
             if watched is not None:
                 if identity is not watched.identity:  # it called exec
                     watched.identity, watched.target = identity, _renamed(watched.target, identity)
-                watched.samples.add(elapsed, float(amounts.held), watched.epoch)
+                if not sampled.suspect:  # what has changed and was not read yet is no sample: it would look like a standstill
+                    watched.samples.add(elapsed, float(amounts.held), watched.epoch)
         if len(self._watched) <= _FEW:
             for watched in self._watched:
                 self._remember_mappings(watched)
