@@ -52,7 +52,7 @@ def test_each_moment_is_as_it_was_written(
         if again and number == len(history) // 2:
             writer.close()
             writer = RecordingWriter(path, START, append=True)
-        starts |= {pid: number for pid in now.keys() - before}
+        starts |= dict.fromkeys(now.keys() - before, number)
         ended = [who(pid, starts[pid]) for pid in before - now.keys()]
         counters = [CounterValue("meminfo", "MemTotal", 8 << 30), CounterValue("meminfo", "MemFree", number << 20)]
         rows = [(who(pid, starts[pid]), holding(uss, number)) for pid, uss in now.items()]
