@@ -20,7 +20,7 @@ from leakline.model.finding import Report
 from leakline.model.overview import FaultsOverTime, KindOverTime, Overview, ProcessOverTime, ProcessRow
 from leakline.model.recording import ProcessAmounts, ProcessIdentity
 from leakline.tui.app import LiveApp
-from leakline.tui.columns import as_tree, ordered
+from leakline.tui.columns import SORTS, as_tree, ordered
 from leakline.tui.inspection import ProcessPage
 from leakline.tui.lines import Line, cells, changed, fit, overlaid, part
 from leakline.tui.listing import ProcessList
@@ -320,3 +320,10 @@ def test_a_time_slider_stays_within_its_recording() -> None:
     assert (timeline.playing, timeline.place) == (False, 39)
     assert not timeline.key("x")
     assert Timeline(1).line(0.0, 0.0, 0.0, 80)
+
+
+def test_what_can_be_sorted_by_is_the_same_in_the_menu_and_on_the_command_line() -> None:
+    from leakline.cli.top import command
+
+    (sort,) = [parameter for parameter in command.params if parameter.name == "sort"]
+    assert tuple(sort.type.choices) == SORTS  # type: ignore[attr-defined]

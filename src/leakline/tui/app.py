@@ -193,14 +193,20 @@ class TopApp(App[None]):
 
     # Threads
 
-    def do(self, work: Work) -> None:
-        """Run something that takes time beside the screen, and then what it returned on the screen's thread."""
+    def do(self, work: Work, page: ProcessPage | None = None) -> None:
+        """Run something that takes time beside the screen, and then what it returned on the screen's thread.
+
+        Args:
+            work: what.
+            page: where it is told that it cannot be done; None for the list.
+
+        """
 
         def run() -> None:
             try:
                 act = work()
             except LeaklineError as error:
-                act = self._telling(f"{error.message}. {error.hint}")
+                act = self._telling(page, f"{error.message}. {error.hint}")
             except BaseException as error:  # noqa: BLE001  whoever started us is told, once the terminal is theirs again
                 act = self._failing(error)
             self.hand(act)
@@ -221,10 +227,10 @@ class TopApp(App[None]):
         """A bug of ours is told by whoever started us, once the terminal is theirs again; textual would print a traceback."""
         self._failing(error)()
 
-    def _telling(self, text: str) -> Callable[[], None]:
+    def _telling(self, page: ProcessPage | None, text: str) -> Callable[[], None]:
         def tell() -> None:
-            if self.page is not None:
-                self.page.note, self.page.scanning = text, None
+            if page is not None:
+                page.note, page.scanning = text, None
             else:
                 self.listing.note = text
 
@@ -300,7 +306,7 @@ class LiveApp(TopApp):
                 self.hand(lambda depth=depth: setattr(page, "depth", depth))  # type: ignore[misc]
             return lambda: None
 
-        self.do(look)
+        self.do(look, page)
 
     def ask(self, page: ProcessPage) -> None:
         """Say what a scan would cost the process."""
@@ -314,7 +320,7 @@ class LiveApp(TopApp):
 
             return show
 
-        self.do(measure)
+        self.do(measure, page)
 
     def scan(self, page: ProcessPage) -> None:
         """Scan the process, and say meanwhile what is being done."""
@@ -328,7 +334,7 @@ class LiveApp(TopApp):
 
             return lambda: page.found(report)
 
-        self.do(work)
+        self.do(work, page)
 
 
 class ReplayApp(TopApp):

@@ -76,11 +76,6 @@ def fit_line(spans: list[Span], width: int) -> Line:
     return tuple(line)
 
 
-def beside(left: list[Line], right: list[Line]) -> list[Line]:
-    """Two blocks of lines side by side."""
-    return [(*one, *other) for one, other in zip(left, right, strict=True)]
-
-
 def wrapped(text: str, width: int, most: int) -> list[str]:
     """Words on lines of at most so many cells; what does not fit on so many lines ends in `…`."""
     lines: list[str] = []
