@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from leakline.session.interruption import Interruption
     from leakline.sources.machine import Machine
 
-_SHARE = 0.02
+_SHARE = 0.01
 """Of the time, for smaps: the kernel walks all page tables for it, and the process waits where it wants to map something."""
 _MOST = 512
 
@@ -51,7 +51,7 @@ class Inspection:
         self._major: list[float] = []
 
     def look(self) -> ProcessOverTime:
-        """Look once; at the mappings only where that takes no more than a fiftieth of the time.
+        """Look once; at the mappings only where that takes no more than a hundredth of the time.
 
         Raises:
             TargetGone: it has ended.
@@ -65,9 +65,10 @@ class Inspection:
             raise TargetGone(f"process {self._process.pid} has ended; another one has its number now")
         rates = self._count_faults(now, stat)
         if now >= self._next:
+            began = time.thread_time()
             self._read_mappings()
-            cost = time.monotonic() - now
-            self._next = now + cost / _SHARE
+            self._next = now + (time.thread_time() - began) / _SHARE
+        self._remember()
         minor = FaultsOverTime(stat.minor_faults, rates[0], tuple(self._minor))
         major = FaultsOverTime(stat.major_faults, rates[1], tuple(self._major))
         return ProcessOverTime(kinds=self._over_time(), kinds_note=self._note, minor=minor, major=major, seconds=now - self._began)
@@ -92,6 +93,9 @@ class Inspection:
             return
         self._note = None
         self._now = group_mappings(table.vmas or (), "kind")
+
+    def _remember(self) -> None:
+        """What was read last stands until it is read again: the history is even in time."""
         held = {kind.name: float(kind.uss + kind.swap) for kind in self._now}
         for name in held:
             self._kinds.setdefault(name, [0.0] * self._stored)
