@@ -70,6 +70,7 @@ bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/trend.py
 	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/top.py
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/agent.py
 	$(BIN)/python benchmarks/engines.py

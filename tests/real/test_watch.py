@@ -20,7 +20,7 @@ from leakline.session.sampling import Choice, Sampler
 from leakline.session.watching import Samples, Watch
 from leakline.sources.machine import Machine
 from leakline.sources.procfs import ProcFs
-from tests.conftest import Leakline, Start, assert_unharmed
+from tests.conftest import Build, Leakline, Start, assert_unharmed
 
 EXAMPLE = Path(__file__).parents[2] / "examples/leak-example.c"
 CACHE = """
@@ -163,7 +163,7 @@ def test_what_has_changed_and_was_not_read_anew_is_no_sample(start: Start) -> No
     watch, sampler = Watch(Machine(), Interruption(), Settings()), Sampler(Machine(), Choice.of([program.pid]))
     look = sampler.tick()
     (sampled,) = look.processes
-    seen = []
+    seen: list[object] = []
     for suspect in (False, True, True, False):
         sampled.suspect = suspect
         watch._take(look, float(len(seen)))
@@ -184,3 +184,30 @@ def test_samples_stay_in_a_bounded_space() -> None:
     assert samples.times[-1] > 9900
     assert all(value == 2 * when for when, value in zip(samples.times, samples.values, strict=True))
     assert set(samples.epochs) == {0, 1}
+
+
+LARGE = """
+import mmap, time
+memory = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_NOHUGEPAGE)
+for at in range(0, (1 << 30) - (16 << 20), 4096):
+    memory[at] = 1
+print("READY", flush=True)
+for at in range((1 << 30) - (16 << 20), 1 << 30, 4096):
+    memory[at] = 1
+    time.sleep(0.005)
+"""
+
+
+def test_a_small_process_does_not_wait_for_one_that_takes_long_to_be_read(build: Build, start: Start) -> None:
+    large, small = start(sys.executable, "-c", LARGE), start(build("grows.c"), "malloc")
+    sampler = Sampler(Machine(), Choice.of([large.pid, small.pid]), share=0.002)
+    try:
+        for _ in range(80):
+            look = sampler.tick()
+            time.sleep(0.05)
+        reads = {one.identity.pid: one.reads for one in look.processes}
+    finally:
+        sampler.close()
+    assert reads[large.pid] <= 3, "its page tables take 10 ms, or five seconds of such a budget"
+    assert reads[small.pid] >= 2 * reads[large.pid]

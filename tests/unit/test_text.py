@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,3 +58,30 @@ def test_places_from_the_best_that_is_known() -> None:
     assert text.place(function, [offset]) == "main+0x16"
     assert text.place(nothing, [stripped]) == "app+0x1176"
     assert text.place(nothing) == "an unknown function"
+
+
+@given(st.integers(-(1 << 62), 1 << 62))
+def test_a_compact_amount_is_short_and_near(value: int) -> None:
+    shown = text.compact(value)
+    assert len(shown.removeprefix("-")) <= 4
+    digits = re.fullmatch(r"(-?[\d.]+)([KMGTPE]?)", shown)
+    assert digits is not None
+    factor = 1024 ** " KMGTPE".index(digits[2] or " ")
+    assert abs(float(digits[1]) * factor - value) <= max(0.06 * factor, abs(value) / 15)
+
+
+def test_compact_words() -> None:
+    assert [text.compact(n) for n in (None, 0, 999, 1000, 1024, 10 << 10, 1023 << 10, 3 << 29)] == [
+        *("-", "0", "999", "1.0K", "1.0K", "10K", "1.0M", "1.5G"),
+    ]
+    assert [text.compact_rate(n) for n in (None, 0.0, 122880.0, -2048.0)] == ["-", "0/s", "+120K/s", "-2.0K/s"]
+    assert [text.compact_count(n) for n in (None, 0, 950, 12_300, 4_100_000)] == ["-", "0", "950", "12.3k", "4.1M"]
+    assert [text.compact_seconds(n) for n in (None, 45.0, 720.0, 10800.0, 777600.0)] == ["-", "45s", "12m", "3h", "9d"]
+    assert [text.hours(n) for n in (0, 751.9, 266400)] == ["00:00:00", "00:12:31", "3d 02:00:00"]
+
+
+def test_a_sparkline_shows_what_changes_and_nothing_that_hardly_does() -> None:
+    assert text.sparkline([1.0, 4.0, 8.0]) == "▁▄█"
+    assert text.sparkline([math.nan, 0.0, math.nan, 5.0]) == " ▁ █"
+    assert set(text.sparkline([1e9, 1e9 + 4096, 1e9])) == {"▁"}
+    assert text.sparkline([]) == ""

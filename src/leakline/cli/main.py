@@ -24,6 +24,7 @@ COMMANDS = {
     "scan": "Find the lost heap blocks of a running process.",
     "trace": "Record the allocations of a running process, and tell which are lost.",
     "watch": "Watch processes, and say when their memory is judged to grow.",
+    "top": "Show live which processes grow, and one of them in depth; replay a recording.",
     "record": "Sample processes and the machine into a file, for minutes or weeks.",
     "trend": "Judge whether series of memory grow without end.",
     "report": "Show a recording, or what leakline, valgrind, a sanitizer or the kernel has found.",

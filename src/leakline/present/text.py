@@ -16,6 +16,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 _CONTROL_IN_JSON = "[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 UNKNOWN = "-"
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def amount(value: float | None) -> str:
@@ -28,6 +29,65 @@ def amount(value: float | None) -> str:
             return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
         size /= 1024
     raise AssertionError
+
+
+def compact(value: float | None) -> str:
+    """Bytes in four characters or less, for narrow columns: `405K`, `1.5G`, `12M`, `0`; K is KiB."""
+    if value is None:
+        return UNKNOWN
+    size, units = abs(float(value)), iter(("", *"KMGTPE"))
+    unit = next(units)
+    while size >= 999.5:
+        size, unit = size / 1024, next(units, "!")
+    digits = f"{size:.1f}" if unit and size < 9.95 else f"{size:.0f}"
+    return f"{'-' if value < 0 else ''}{digits}{unit}"
+
+
+def compact_rate(value: float | None) -> str:
+    """Bytes per second: `+120K/s`."""
+    return UNKNOWN if value is None else f"{'+' if value > 0 else ''}{compact(value)}/s"
+
+
+def compact_count(value: float | None) -> str:
+    """A number in five characters or less: `950`, `12.3k`, `4.1M`; k is a thousand."""
+    if value is None:
+        return UNKNOWN
+    number, units = float(value), iter(("", *"kMGTPE"))
+    unit = next(units)
+    while number >= 999.5:
+        number, unit = number / 1000, next(units, "!")
+    return f"{number:.0f}" if not unit else f"{number:.1f}{unit}" if number < 99.95 else f"{number:.0f}{unit}"
+
+
+def compact_seconds(value: float | None) -> str:
+    """`45s`, `12m`, `3h`, `9d`."""
+    if value is None:
+        return UNKNOWN
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if value >= 2 * size:
+            return f"{min(value / size, 9999):.0f}{unit}"
+    return f"{value:.0f}s"
+
+
+def hours(seconds: float) -> str:
+    """`00:12:31`; `3d 02:00:00` from a day on."""
+    whole = int(seconds)
+    days, rest = divmod(whole, 86400)
+    text = f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
+    return f"{days}d {text}" if days else text
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Values as blocks, one for each: ` ` where it is not known.
+
+    A full block stands a hundredth of the largest value or more above the lowest: what hardly changes looks flat.
+    """
+    known = [value for value in values if value == value]  # NaN is not itself
+    if not known:
+        return " " * len(values)
+    low, high = min(known), max(known)
+    span = max(high - low, abs(high) / 100, 1.0)
+    return "".join(" " if value != value else _BLOCKS[min(7, int((value - low) / span * 7.999))] for value in values)
 
 
 def change(value: int | None) -> str:

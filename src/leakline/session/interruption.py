@@ -24,6 +24,10 @@ class Interruption:
         """Whether there was a Ctrl-C."""
         return self._asked.is_set()
 
+    def ask(self) -> None:
+        """Stop, as by a Ctrl-C."""
+        self._asked.set()
+
     def wait(self, seconds: float) -> bool:
         """Wait, at most until the first Ctrl-C; returns whether there was one."""
         return self._asked.wait(min(max(seconds, 0), threading.TIMEOUT_MAX))

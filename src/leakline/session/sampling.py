@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from leakline.sources.machine import Machine
 
 OLDEST_SECONDS = 30.0
-_SHARE = 0.02
+SHARE = 0.02
+"""Of the time, for the sums over mappings."""
 _MOST_SAVED_SECONDS = 5.0
+_LARGE_SECONDS = 0.004
+"""Whoever takes longer to be read than this (from some 400 MiB on) has a budget apart: others do not wait for it."""
 _YOUNG_LOOKS = 5
 _AGAIN_LOOKS = 60
 """A process that was not chosen is looked at again: it may have been about to exec another program."""
@@ -111,6 +114,8 @@ class Sampled(msgspec.Struct):
     suspect: bool = True
     """Whether they may have changed since."""
     reads: int = 0
+    cost: float = 0.0
+    """Seconds that the last read took."""
 
 
 class Look(NamedTuple):
@@ -130,11 +135,13 @@ class Sampler:
     Args:
         machine: the live one.
         choice: which.
+        share: of the time, for the sums over mappings.
 
     """
 
-    def __init__(self, machine: Machine, choice: Choice) -> None:
+    def __init__(self, machine: Machine, choice: Choice, share: float = SHARE) -> None:
         self._choice = choice
+        self._share = share
         self._probe = ProcessProbe(machine)
         self._held: dict[int, Sampled] = {}
         self._others: dict[int, int] = {}
@@ -143,7 +150,7 @@ class Sampler:
         self._ours = ours - choice.pids
         self._looked = False
         self._refused: str | None = None
-        self._credit = 0.0
+        self._credit = self._large_credit = 0.0
         self._last = 0.0
         _allow_many_files()
 
@@ -157,7 +164,7 @@ class Sampler:
     def tick(self) -> Look:
         """Look once."""
         now = time.monotonic()
-        self._credit = min(self._credit + _SHARE * (now - self._last), _SHARE * _MOST_SAVED_SECONDS)
+        self._earn(now - self._last)
         self._last = now
         ended: list[ProcessIdentity] = []
         for sampled in list(self._held.values()):
@@ -170,7 +177,7 @@ class Sampler:
         due = [sampled for sampled in self._held.values() if sampled.suspect]
         due.sort(key=lambda sampled: sampled.read_at)
         for sampled in due:
-            if sampled.amounts is None or self._credit > 0:
+            if sampled.amounts is None or (self._large_credit if sampled.cost > _LARGE_SECONDS else self._credit) > 0:
                 self._read(sampled, now, ended)
         there = [sampled for sampled in self._held.values() if sampled.amounts is not None]
         tick = Tick(
@@ -180,6 +187,14 @@ class Sampler:
             oldest=max((now - sampled.read_at for sampled in there), default=0.0),
         )
         return Look(tick, there, [sampled for sampled in began if sampled.amounts is not None], ended, self._refused)
+
+    def _earn(self, seconds: float) -> None:
+        """Half of the budget is for those that take long to be read, where there are any."""
+        half = self._share / 2
+        rest = half if any(sampled.cost > _LARGE_SECONDS for sampled in self._held.values()) else self._share
+        # To read all of them at the start, or many that were started at once, does not make the others wait for long.
+        self._credit = min(max(self._credit, -rest * _MOST_SAVED_SECONDS) + rest * seconds, rest * _MOST_SAVED_SECONDS)
+        self._large_credit = min(self._large_credit + half * seconds, half * _MOST_SAVED_SECONDS)
 
     def _check(self, sampled: Sampled, now: float, ended: list[ProcessIdentity]) -> None:
         sampled.fresh = False
@@ -215,7 +230,11 @@ class Sampler:
             self._refused = _why(sampled.identity.pid, error)
             return
         sampled.reads += 1
-        self._credit -= time.perf_counter() - began
+        sampled.cost = time.perf_counter() - began
+        if sampled.cost > _LARGE_SECONDS:
+            self._large_credit -= sampled.cost
+        else:
+            self._credit -= sampled.cost
         sampled.read_at, sampled.fresh, sampled.suspect = now, True, False
 
     def _discover(self) -> list[Sampled]:

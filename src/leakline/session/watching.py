@@ -19,7 +19,7 @@ from leakline.model.recording import ProcessIdentity
 from leakline.model.series import VmaGrowth
 from leakline.model.trend import Series, SeriesTrend
 from leakline.session.reporting import build_report
-from leakline.session.sampling import Sampler
+from leakline.session.sampling import SHARE, Sampler
 from leakline.session.targets import describe, require_readable, select
 from leakline.sources.cgroupfs import memory_limit
 from leakline.sources.procfs import ProcFs
@@ -111,12 +111,20 @@ class Watch:
         limit: bytes that each may reach; None finds it: its control group's, its own (RLIMIT_AS, RLIMIT_DATA), or what memory and
             swap have left.
         least_rate: bytes per second; slower growth is not accused.
+        share: of the time, for the sums over mappings.
 
     """
 
     def __init__(
-        self, machine: Machine, interruption: Interruption, settings: Settings, limit: int | None = None, least_rate: float = 0.0
+        self,
+        machine: Machine,
+        interruption: Interruption,
+        settings: Settings,
+        limit: int | None = None,
+        least_rate: float = 0.0,
+        share: float = SHARE,
     ) -> None:
+        self._share = share
         self._machine = machine
         self._procfs = ProcFs(machine.proc)
         self._interruption = interruption
@@ -165,7 +173,7 @@ class Watch:
             require_readable(self._procfs, pid)
         self._follows = choice.follows
         self._many = choice.everything or choice.cgroup is not None
-        sampler = Sampler(self._machine, choice)
+        sampler = Sampler(self._machine, choice, self._share)
         try:
             began = None
             for _ in self._interruption.ticks(interval, duration):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import sqlite3
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
 
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
+T = TypeVar("T")
 _ID = (1 << SHIFT) - 1
 _MOST_POINTS = 2048
 _QUANTILE = 0.25
-_SAME = 1 << 60
-_DAMAGE = "The file is damaged, or was made by somebody else."
+SAME = 1 << 60
+"""Stands for what a row leaves out."""
+DAMAGE = "The file is damaged, or was made by somebody else."
 
 
 class _Process(NamedTuple):
@@ -77,7 +79,7 @@ class RecordingReader:
             self._load()
         except (sqlite3.Error, ValueError, OverflowError, TypeError) as error:
             self._connection.close()
-            raise ParseError(f"{path}: {error}", hint=_DAMAGE) from error
+            raise ParseError(f"{path}: {error}", hint=DAMAGE) from error
         except ParseError:
             self._connection.close()
             raise
@@ -98,19 +100,19 @@ class RecordingReader:
         self.machine: tuple[str, str] | None = run("SELECT host, kernel FROM session ORDER BY first_tick DESC, id DESC").fetchone()
         """Host and kernel, of the last part."""
         if len(table) and not np.isfinite(table).all():
-            raise ParseError(f"{self._path}: a tick without a time", hint=_DAMAGE)
+            raise ParseError(f"{self._path}: a tick without a time", hint=DAMAGE)
         self.ticks: Ints = table[:, 0].astype(np.int64)
         starts = [first for first, *_ in sessions]
         self._session_of: Ints = np.searchsorted(np.array(starts, np.int64), self.ticks, side="right") - 1
         if len(self.ticks) and (not sessions or self._session_of.min() < 0):
-            raise ParseError(f"{self._path}: a tick of no session", hint=_DAMAGE)
+            raise ParseError(f"{self._path}: a tick of no session", hint=DAMAGE)
         self._boots = [boot for _, boot, _, _ in sessions]
         self._hertz = max(1, sessions[-1][3]) if sessions else 100
         self.interval = float(sessions[-1][2]) if sessions else 1.0
         self._boottimes: Floats = table[:, 2]
         self.times: Floats = self._axis(table[:, 1], table[:, 2])
         if not np.isfinite(self.times).all() or not np.isfinite(self.interval):
-            raise ParseError(f"{self._path}: a tick without a time", hint=_DAMAGE)
+            raise ParseError(f"{self._path}: a tick without a time", hint=DAMAGE)
         self._available = self._left_at_the_end()
 
     def _axis(self, wall: Floats, boottime: Floats) -> Floats:
@@ -161,7 +163,7 @@ class RecordingReader:
             )
             return [f"{command} ({pid})" for command, pid in found]
         except sqlite3.Error as error:
-            raise ParseError(f"{self._path}: {error}", hint=_DAMAGE) from error
+            raise ParseError(f"{self._path}: {error}", hint=DAMAGE) from error
 
     def moments(self, kind: CounterKind, stretches: int, process: str | None = None, lead: str | None = None) -> Moments | None:
         """Counters of one kind at the same moments, so that they can be put on each other; None where there are none.
@@ -176,7 +178,7 @@ class RecordingReader:
         try:
             return self._moments(kind, stretches, process, lead)
         except (sqlite3.Error, ValueError, OverflowError, TypeError, IndexError) as error:
-            raise ParseError(f"{self._path}: {error}", hint=_DAMAGE) from error
+            raise ParseError(f"{self._path}: {error}", hint=DAMAGE) from error
 
     def _moments(self, kind: CounterKind, stretches: int, process: str | None, lead: str | None) -> Moments | None:
         whose = "kind = ? AND (? IS NULL OR process IN (SELECT id FROM process WHERE command || ' (' || pid || ')' = ?))"
@@ -202,13 +204,16 @@ class RecordingReader:
             found[name] = tuple(column[at].tolist())
         return Moments(tuple(self.times[at].tolist()), found)
 
-    def _guarded(self, make: Callable[[], Iterator[RecordedSeries]]) -> Iterator[RecordedSeries]:
+    def _guarded(self, make: Callable[[], Iterator[T]]) -> Iterator[T]:
         try:
             yield from make()
         except (sqlite3.Error, ValueError, OverflowError, TypeError, IndexError) as error:
-            raise ParseError(f"{self._path}: {error}", hint=_DAMAGE) from error
+            raise ParseError(f"{self._path}: {error}", hint=DAMAGE) from error
 
     def _processes(self) -> Iterator[RecordedSeries]:
+        return (series for _, series in self._services())
+
+    def _services(self) -> Iterator[tuple[list[_Process], RecordedSeries]]:
         rows = self._process_rows()
         for lane in self._lanes():
             parts = [self._expanded(*rows.of(process.number), process.last_tick) for process in lane]
@@ -216,7 +221,7 @@ class RecordingReader:
             if chosen:
                 process = lane[chosen[-1][0]]
                 name = f"{process.command} ({process.pid})"
-                yield self._series("process", name, chosen, self._age(process, chosen[-1][1][0]), reclaimable=False)
+                yield lane, self._series("process", name, chosen, self._age(process, chosen[-1][1][0]), reclaimable=False)
 
     def _lanes(self) -> list[list[_Process]]:
         """Services: a process takes the place of one of the same user and command line that has ended before."""
@@ -268,19 +273,19 @@ class RecordingReader:
 
     def _rows(self, query: str, parameters: Sequence[str | None]) -> _Rows:
         table = np.fromiter(self._connection.execute(query, parameters), dtype=[("key", np.int64), ("kib", np.float64)])
-        numbers, ticks, order = _in_order(table["key"])
+        numbers, ticks, order = in_order(table["key"])
         values = np.where(table["kib"] < 0, np.nan, table["kib"] * 1024)
         return _Rows(numbers, ticks, values[order])
 
     def _process_rows(self) -> _Rows:
         """USS + swap, or RSS; what a row leaves out is as it was in the row before."""
         names = ("uss", "rss_over", "swap")
-        columns = ", ".join(f"COALESCE({name}, {_SAME})" for name in names)
+        columns = ", ".join(f"COALESCE({name}, {SAME})" for name in names)
         found = self._connection.execute(f"SELECT key, {columns} FROM process_row")  # noqa: S608  our own names
         table = np.fromiter(found, dtype=[("key", np.int64), *((name, np.float64) for name in names)])
-        numbers, ticks, order = _in_order(table["key"])
+        numbers, ticks, order = in_order(table["key"])
         starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-        uss, over, swap = (_carried(table[name][order], starts) for name in names)
+        uss, over, swap = (carried(table[name][order], starts) for name in names)
         held = np.where(np.isnan(uss), over, uss + np.where(np.isnan(swap), 0.0, swap))
         return _Rows(numbers, ticks, held * 1024)
 
@@ -326,13 +331,14 @@ class RecordingReader:
         )
 
 
-def _in_order(keys: Ints) -> tuple[Ints, Ints, Ints]:
+def in_order(keys: Ints) -> tuple[Ints, Ints, Ints]:
+    """Numbers and ticks of keys, by number and then by tick; and the order that makes them so."""
     numbers, ticks = keys & _ID, keys >> SHIFT
     order = np.lexsort((ticks, numbers))
     return numbers[order], ticks[order], order
 
 
-def _carried(column: Floats, starts: Ints) -> Floats:
+def carried(column: Floats, starts: Ints) -> Floats:
     """The values with those that a row left out; NaN where they are unknown.
 
     Args:
@@ -340,10 +346,10 @@ def _carried(column: Floats, starts: Ints) -> Floats:
         starts: where each begins.
 
     """
-    given = np.where(column == _SAME, -1, np.arange(len(column)))
+    given = np.where(column == SAME, -1, np.arange(len(column)))
     given[starts] = starts  # a first row is whole, in a file of ours
     values = column[np.maximum.accumulate(given)]
-    return np.where((values == UNKNOWN) | (values == _SAME), np.nan, values)
+    return np.where((values == UNKNOWN) | (values == SAME), np.nan, values)
 
 
 def _reduced(times: Floats, values: Floats, epochs: Ints) -> tuple[Floats, Floats, Ints]:
