@@ -163,7 +163,7 @@ def test_what_has_changed_and_was_not_read_anew_is_no_sample(start: Start) -> No
     watch, sampler = Watch(Machine(), Interruption(), Settings()), Sampler(Machine(), Choice.of([program.pid]))
     look = sampler.tick()
     (sampled,) = look.processes
-    seen: list[object] = []
+    seen: list[list[float]] = []
     for suspect in (False, True, True, False):
         sampled.suspect = suspect
         watch._take(look, float(len(seen)))
