@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from leakline.session.interruption import Interruption
     from leakline.sources.machine import Machine
 
-_SHARE = 0.01
+_SHARE = 0.005
 """Of the time, for smaps: the kernel walks all page tables for it, and the process waits where it wants to map something."""
 _MOST = 512
 
@@ -51,7 +51,7 @@ class Inspection:
         self._major: list[float] = []
 
     def look(self) -> ProcessOverTime:
-        """Look once; at the mappings only where that takes no more than a hundredth of the time.
+        """Look once; at the mappings only where that takes no more than a two-hundredth of the time.
 
         Raises:
             TargetGone: it has ended.

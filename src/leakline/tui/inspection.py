@@ -8,7 +8,7 @@ from leakline.present.findings import describe_reports
 from leakline.present.text import compact, compact_count, compact_rate, duration, hours, printable, sparkline
 from leakline.present.trends import explain
 from leakline.tui.columns import command_of
-from leakline.tui.lines import fit, fit_line, framed, overlaid, wrapped
+from leakline.tui.lines import cells, fit, fit_line, framed, overlaid, wrapped
 from leakline.tui.parts import key_line
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Command = Literal["back", "quit", "help", "ask", "scan", "moved"]
 _LOOKS = 2
+_NAME = 20
 _MOST_FINDINGS = 20
 _SCAN_KEYS = (("F1", "Help"), ("s", "Scan"), ("↑↓", "Scroll"), ("Esc", "Back"), ("F10", "Quit"))
 _REPLAY_KEYS = (("F1", "Help"), ("←→", "Time"), ("p", "Play"), ("↑↓", "Scroll"), ("Esc", "Back"), ("F10", "Quit"))
@@ -146,7 +147,8 @@ class ProcessPage:
             change = kind.change
             grown = "-" if change is None else f"{'+' if change > 0 else ''}{compact(change)}"
             count = "-" if kind.mappings is None else f"{kind.mappings:,}"
-            name = fit(printable(kind.name), 20)
+            name = printable(kind.name)  # of a recording it may be a path, whose end tells more
+            name = fit(name if cells(name) <= _NAME else f"…{name[1 - _NAME :]}", _NAME)
             columns = f" {name} {count:>6} {compact(kind.size):>5} {compact(kind.rss):>5} {compact(kind.held):>5} "
             style = "growing" if change is not None and change > 0 else ""
             line = sparkline(_last(kind.history, points))
