@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 import msgspec
 from elftools.common.exceptions import ELFError
+from elftools.common.utils import struct_parse
 from elftools.construct.core import ConstructError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import NoteSegment
@@ -104,20 +105,24 @@ class Elf:
             self.bits: int = elf.elfclass
             self.machine: str = elf["e_machine"]
             self.type: str = elf["e_type"]
-            kinds = [segment["p_type"] for segment in elf.iter_segments()]
-            self.has_interpreter = "PT_INTERP" in kinds
+            # iter_segments() would read the sections for each: ten times as long, and nothing here asks for more than headers.
+            self._headers = [
+                struct_parse(elf.structs.Elf_Phdr, file, stream_pos=elf["e_phoff"] + number * elf["e_phentsize"])
+                for number in range(elf.num_segments())
+            ]
+            self.has_interpreter = any(header["p_type"] == "PT_INTERP" for header in self._headers)
             self.loads = tuple(
                 LoadSegment(
-                    offset=segment["p_offset"],
-                    address=segment["p_vaddr"],
-                    file_size=segment["p_filesz"],
-                    memory_size=segment["p_memsz"],
+                    offset=header["p_offset"],
+                    address=header["p_vaddr"],
+                    file_size=header["p_filesz"],
+                    memory_size=header["p_memsz"],
                 )
-                for segment in elf.iter_segments()
-                if segment["p_type"] == "PT_LOAD"
+                for header in self._headers
+                if header["p_type"] == "PT_LOAD"
             )
-            self.build_id = self._read_build_id(elf)
             self._elf = elf
+            self.build_id = self._read_build_id()
 
     @classmethod
     @contextmanager
@@ -133,11 +138,11 @@ class Elf:
         except _DAMAGE as error:
             raise ParseError(f"{self._name} is not a sound ELF file: {error or type(error).__name__}") from error
 
-    @staticmethod
-    def _read_build_id(elf: ELFFile) -> str | None:
-        notes = (segment for segment in elf.iter_segments() if isinstance(segment, NoteSegment))
-        for segment in notes:
-            for note in segment.iter_notes():
+    def _read_build_id(self) -> str | None:
+        for header in self._headers:
+            if header["p_type"] != "PT_NOTE":
+                continue
+            for note in NoteSegment(header, self._file, self._elf).iter_notes():
                 if note["n_type"] == "NT_GNU_BUILD_ID":
                     return str(note["n_desc"])
         return None
@@ -162,7 +167,7 @@ class Elf:
     def frame_table(self) -> FrameTable | None:
         """Call frame information, by its index (.eh_frame_hdr) or without one; it keeps the file mapped."""
         with self._translated():
-            header = next((s for s in self._elf.iter_segments() if s["p_type"] == "PT_GNU_EH_FRAME"), None)
+            header = next((h for h in self._headers if h["p_type"] == "PT_GNU_EH_FRAME"), None)
             section = self._elf.get_section_by_name(".eh_frame") if header is None else None
             if self.bits != 64:
                 return None
