@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", message="leakline %(version)s")
 def cli() -> None:
-    r"""From "memory keeps rising" to the source line that leaks it: in any running process, never rebuilt.
+    """From "memory keeps rising" to the source line that leaks it: in any running process, never rebuilt.
 
     \b
     leakline diagnose --name myserver    climb the whole ladder
@@ -77,7 +77,7 @@ def cli() -> None:
 
     Exit status: 0 done; 1 a finding at or over --fail-on; 2 usage; 3 permission; 4 target gone; 5 not possible here;
     6 unreadable file; 70 a bug of ours; 130 interrupted.
-    """
+    """  # noqa: D301  click takes a backspace for "do not wrap this paragraph"
 
 
 def _fail(kind: str, message: str, hint: str, code: int) -> NoReturn:
