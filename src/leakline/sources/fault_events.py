@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
 import platform
 import resource
@@ -35,6 +34,7 @@ from leakline.formats.perf_records import (
     ordered,
     parse_records,
 )
+from leakline.sources.perf_ring import PerfRing
 from leakline.sources.tracepoints import tracepoint
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ _EXCLUDE_CALLCHAIN_KERNEL, _MMAP2, _COMM_EXEC, _USE_CLOCKID = 1 << 21, 1 << 23, 
 _CLOCK_MONOTONIC = 1
 _IOC_ENABLE, _IOC_SET_OUTPUT, _IOC_ID = 0x2400, 0x2405, 0x80082407
 _CLOEXEC = 8
-_DATA_HEAD = 1024  # offset in struct perf_event_mmap_page; data_tail follows
 _PRIVILEGED_PAGES, _MOST_PAGES, _LEAST_PAGES = 16384, 8192, 8
 _CODE_FIELDS = {"address": 8, "error_code": 24}
 _PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
@@ -66,39 +65,17 @@ class FaultOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Begin when the process begins another program."""
 
 
-class _Ring:
-    """The memory into which the kernel writes records of one CPU."""
-
-    def __init__(self, fd: int, cpus: int) -> None:
-        pages = min(_MOST_PAGES, 1 << max(_PRIVILEGED_PAGES // cpus, 128).bit_length() - 1)
-        while True:
-            try:
-                self._memory = mmap.mmap(fd, (1 + pages) * mmap.PAGESIZE)
-            except OSError as error:
-                if pages == _LEAST_PAGES:
-                    hint = "Raise kernel.perf_event_mlock_kb, or run as root."
-                    raise PermissionNeeded("perf buffers are not allowed here", hint=hint) from error
-                pages //= 2
-            else:
-                break
-        self.size = pages * mmap.PAGESIZE
-
-    def take(self) -> bytes:
-        """What is new, in whole records."""
-        head, tail = struct.unpack_from("<QQ", self._memory, _DATA_HEAD)
-        if head == tail:
-            return b""
-        first, last = tail % self.size, head % self.size
-        start = mmap.PAGESIZE
-        if first < last:
-            data = self._memory[start + first : start + last]
-        else:
-            data = self._memory[start + first : start + self.size] + self._memory[start : start + last]
-        struct.pack_into("<Q", self._memory, _DATA_HEAD + 8, head)
-        return data
-
-    def close(self) -> None:
-        self._memory.close()
+def _ring(fd: int, cpus: int) -> PerfRing:
+    """A buffer of as many pages as are allowed."""
+    pages = min(_MOST_PAGES, 1 << max(_PRIVILEGED_PAGES // cpus, 128).bit_length() - 1)
+    while True:
+        try:
+            return PerfRing(fd, pages)
+        except OSError as error:
+            if pages == _LEAST_PAGES:
+                hint = "Raise kernel.perf_event_mlock_kb, or run as root."
+                raise PermissionNeeded("perf buffers are not allowed here", hint=hint) from error
+            pages //= 2
 
 
 class FaultEvents:
@@ -124,7 +101,7 @@ class FaultEvents:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fds: list[int] = []
         self._counters: dict[int, list[int]] = {_MINOR: [], _MAJOR: []}
-        self._rings: dict[int, _Ring] = {}
+        self._rings: dict[int, PerfRing] = {}
         self._leaders: dict[int, int] = {}
         self._major: set[int] = set()
         self._codes: set[int] = set()
@@ -235,7 +212,7 @@ class FaultEvents:
     def _place(self, fd: int, cpu: int) -> None:
         self._fds.append(fd)
         if cpu not in self._rings:
-            self._rings[cpu] = _Ring(fd, len(_online_cpus()))
+            self._rings[cpu] = _ring(fd, len(_online_cpus()))
             self._leaders[cpu] = fd
             self._poll.register(fd, select.POLLIN)
         else:

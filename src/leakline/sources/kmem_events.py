@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
 import re
 import struct
@@ -19,6 +18,7 @@ import numpy as np
 from leakline.errors import NotPossible, PermissionNeeded
 from leakline.sources.kernel_files import KernelFiles
 from leakline.sources.perf_events import online_cpus
+from leakline.sources.perf_ring import PerfRing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,6 @@ _TID, _TIME, _CALLCHAIN, _RAW = 1 << 1, 1 << 2, 1 << 5, 1 << 10
 _DISABLED, _NO_USER_CALLCHAIN = 1, 1 << 22
 _IOC_ENABLE, _IOC_DISABLE, _IOC_SET_OUTPUT, _IOC_SET_FILTER = 0x2400, 0x2401, 0x2405, 0x40082406
 _RECORD_LOST, _RECORD_SAMPLE = 2, 9
-_HEAD, _TAIL = 1024, 1032  # of struct perf_event_mmap_page
 _MOST_ADDRESS = (1 << 64) - 4096  # above it are the marks between kernel and user part of a chain
 _FIELD = re.compile(rb"field:[^;]*?\b(\w+)(?:\[[^\]]*\])?;\s*offset:(\d{1,4});\s*size:(\d{1,4});")
 _COMPACT_OVER = 1 << 20
@@ -92,28 +91,6 @@ def parse_format(data: bytes, field: str) -> tuple[int, int]:
     raise NotPossible(f"this kernel's tracepoint has no field {field}")
 
 
-class _Ring:
-    """One buffer into which the kernel writes."""
-
-    def __init__(self, fd: int, pages: int) -> None:
-        self._memory = mmap.mmap(fd, (1 + pages) * mmap.PAGESIZE)
-        self._size = pages * mmap.PAGESIZE
-
-    def take(self) -> bytes:
-        """All new records."""
-        head, tail = struct.unpack_from("<QQ", self._memory, _HEAD)
-        if head == tail:
-            return b""
-        first, last = tail % self._size + mmap.PAGESIZE, head % self._size + mmap.PAGESIZE
-        end = self._size + mmap.PAGESIZE
-        data = self._memory[first:last] if first < last else self._memory[first:end] + self._memory[mmap.PAGESIZE : last]
-        struct.pack_into("<Q", self._memory, _TAIL, head)
-        return data
-
-    def close(self) -> None:
-        self._memory.close()
-
-
 class KmemEvents:
     """Records events on all CPUs while it is entered.
 
@@ -140,7 +117,7 @@ class KmemEvents:
             self._formats[event] = _Format(number, offset)
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fds: list[int] = []
-        self._rings: list[tuple[_Ring, bool]] = []
+        self._rings: list[tuple[PerfRing, bool]] = []
         self._chains: dict[bytes, int] = {}
         self.seen = self.lost = 0
         self._kept = _nothing()
@@ -192,7 +169,7 @@ class KmemEvents:
                 continue
             first = fd
             try:
-                self._rings.append((_Ring(fd, pages), allocates))
+                self._rings.append((PerfRing(fd, pages), allocates))
             except OSError as error:
                 raise PermissionNeeded("perf buffers are not allowed here", hint="Run as root.") from error
 

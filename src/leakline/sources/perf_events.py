@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
 import platform
 import struct
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from leakline.errors import NotPossible, PermissionNeeded, TargetGone
+from leakline.sources.perf_ring import PerfRing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,6 @@ _CLOCK_MONOTONIC = 1
 _IOC_ENABLE, _IOC_SET_OUTPUT = 0x2400, 0x2405
 _RECORD_LOST, _RECORD_SAMPLE = 2, 9
 _RING_PAGES = 64
-_DATA_HEAD = 1024  # offset in struct perf_event_mmap_page; data_tail follows
 _CALLCHAIN_MARKS = 1 << 63  # PERF_CONTEXT_USER and its like are huge
 
 
@@ -71,31 +70,6 @@ def _attributes(address: int, stack_words: int) -> bytes:
     return head + struct.pack("<QQIiQIHH", 0, registers, 8 * stack_words, _CLOCK_MONOTONIC, 0, 0, 0, 0)
 
 
-class _Ring:
-    """The memory into which the kernel writes samples of one CPU."""
-
-    def __init__(self, fd: int) -> None:
-        self._memory = mmap.mmap(fd, (1 + _RING_PAGES) * mmap.PAGESIZE)
-        self._size = _RING_PAGES * mmap.PAGESIZE
-
-    def records(self) -> list[tuple[int, bytes]]:
-        """The (type, body) of each new record."""
-        head, tail = struct.unpack_from("<QQ", self._memory, _DATA_HEAD)
-        data = self._memory[mmap.PAGESIZE :]
-        found = []
-        while tail < head:
-            at = tail % self._size
-            kind, _, size = struct.unpack("<IHH", (data[at : at + 8] + data[: max(at + 8 - self._size, 0)]))
-            body = data[at : at + size] + data[: max(at + size - self._size, 0)]
-            found.append((kind, body[8:]))
-            tail += size
-        struct.pack_into("<Q", self._memory, _DATA_HEAD + 8, tail)
-        return found
-
-    def close(self) -> None:
-        self._memory.close()
-
-
 class Breakpoints:
     """Up to four execution breakpoints on all threads of a process. Use as a context manager."""
 
@@ -106,7 +80,7 @@ class Breakpoints:
         self._stack_words = stack_words
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fds: list[int] = []
-        self._rings: dict[int, _Ring] = {}
+        self._rings: dict[int, PerfRing] = {}
         self.lost = 0
         try:
             for cpu in sorted(os.sched_getaffinity(0) | online_cpus()):
@@ -143,7 +117,7 @@ class Breakpoints:
                 if first is None:
                     first = fd
                     try:
-                        self._rings[cpu] = _Ring(fd)
+                        self._rings[cpu] = PerfRing(fd, _RING_PAGES)
                     except OSError as error:
                         hint = "Raise kernel.perf_event_mlock_kb, or run as root."
                         raise PermissionNeeded("perf buffers are not allowed here", hint=hint) from error
