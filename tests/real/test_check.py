@@ -183,6 +183,8 @@ def test_what_a_signal_ends(
     leakline("run", "--catch-signals", "-q", "-o", path, "--", build("dies.c"), how, status=status, cwd=tmp_path)
     report = json.loads(path.read_text())
     assert totals(report)["definite"] == (3, 300)
+    unseen = [child["not_judged"] for child in report["children"] if child["summary"]["definite"] is None]
+    assert not unseen
     assert [totals(child)["definite"][0] for child in report["children"]] == list(children)
     (finding,) = [f for f in report["findings"] if f["kind"] == "definite"]
     assert finding["location"]["function"] == "lose"

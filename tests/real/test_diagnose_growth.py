@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +121,10 @@ def test_the_plan_says_what_is_not_possible(build: Build, start: Start, unprivil
 
 @needs_root
 def test_processes_of_a_user_and_of_a_control_group(build: Build, leakline: Leakline) -> None:
-    program = subprocess.Popen([build("loses.c")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=65533)
+    folder = tempfile.TemporaryDirectory(prefix="leakline-test-")  # pytest's own are closed to other users
+    os.chmod(folder.name, 0o755)
+    own = shutil.copy(build("loses.c"), folder.name)
+    program = subprocess.Popen([own], stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=65533)
     try:
         assert program.stdout is not None
         program.stdout.readline()
@@ -133,3 +139,4 @@ def test_processes_of_a_user_and_of_a_control_group(build: Build, leakline: Leak
     finally:
         program.kill()
         program.communicate()
+        folder.cleanup()

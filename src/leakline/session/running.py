@@ -74,6 +74,7 @@ class _Member(msgspec.Struct):
     """A process of the run."""
 
     pid: int
+    start_ticks: int
     began_ns: int
     target: Target
     agent: Agent
@@ -281,11 +282,16 @@ class Run:
 
     def _begin(self, pid: int, agent: Agent, *, forked: bool) -> None:
         """A process, or the next program in one."""
-        before = self._members.pop(pid, None)
+        start_ticks = self._procfs.stat(pid).start_ticks
+        before = self._members.get(pid)
         if before is not None and before.report is not None:
+            if before.start_ticks == start_ticks:
+                return  # its word for it was overtaken by its death
             self._earlier.append(before)  # it had ended: the number is another's now
         target = describe(self._procfs, pid)
-        self._members[pid] = _Member(pid=pid, began_ns=time.monotonic_ns(), target=target, agent=agent, forked=forked)
+        self._members[pid] = _Member(
+            pid=pid, start_ticks=start_ticks, began_ns=time.monotonic_ns(), target=target, agent=agent, forked=forked
+        )
         if self._catcher is not None and pid != self._root:
             self._catcher.seize(pid)
 
@@ -302,7 +308,9 @@ class Run:
         try:
             agent = find_agent(self._procfs, pid, self._procfs.maps(pid))
             state = None if agent is None else agent.state()
-        except LeaklineError:
+        except LeaklineError as error:
+            if pid in self._members:
+                self._members[pid].why_not = f"{error.message}. {error.hint}"
             return
         if agent is None or state is None:
             return
