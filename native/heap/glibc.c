@@ -260,9 +260,9 @@ static enum tcache_state tcache_at(struct heap *h, uint64_t block, const struct 
 	return broken ? DAMAGED : WHOLE;
 }
 
-/* Find the tcaches among the blocks by their shape and take out what they hold; *damaged gets the number of those with a broken list.
- * Returns the number of tcaches, or -1 where so many blocks look like one that telling them apart would take too long. */
-int64_t leakline_heap_tcaches(struct heap *h, const struct tcache_layout *layout, uint64_t *damaged)
+/* Find the tcaches among the blocks by their shape and take out what they hold; *damaged gets the number of those with a broken list, `rests`
+ * where each of the first `room` has bytes behind its last list: malloc never writes them, and what was there before stays. Returns the number of tcaches, or -1 where so many blocks look like one that telling them apart would take too long. */
+int64_t leakline_heap_tcaches(struct heap *h, const struct tcache_layout *layout, uint64_t *damaged, struct range *rests, size_t room)
 {
 	int64_t count = 0;
 	*damaged = 0;
@@ -280,6 +280,9 @@ int64_t leakline_heap_tcaches(struct heap *h, const struct tcache_layout *layout
 			continue;
 		tcache_at(h, block, layout, 1);
 		*damaged += state == DAMAGED;
+		if ((size_t)count < room)
+			rests[count] = (struct range){h->address[block] + layout->entries_offset + 8ull * layout->bins,
+						      h->address[block] + chunk_size - 8};
 		count++;
 	}
 	return h->patience ? count : -1;

@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Layout version of the structs below, checked by the Python side when it loads the library. */
-#define LEAKLINE_HEAP_ABI 7
+#define LEAKLINE_HEAP_ABI 8
 
 struct segment { /* a run of copied memory; sorted by start, never overlapping */
 	uint64_t start;

@@ -106,7 +106,8 @@ def test_allocinfo_tells_the_line(guest: Guest, leaking: Outcome) -> None:
 
 def test_raw_pages_move_the_unexplained_by_what_leaks(leaking: Outcome) -> None:
     before, after = (leaking.json(name)["unexplained_bytes"] for name in ("quiet", "raw"))
-    assert abs(after - before - (2 << 20)) <= 256 << 10
+    # The counters that are taken away lag behind by up to 125 pages for each processor (mm/vmstat.c, calculate_normal_threshold).
+    assert abs(after - before - (2 << 20)) <= 500 << 10
 
 
 def test_the_counters_of_what_leaks_grow(leaking: Outcome) -> None:

@@ -121,7 +121,7 @@ def test_a_tcache_takes_its_blocks_out(version: GlibcVersion, more: int) -> None
     image = Image()
     cache = image.chunk(layout.chunk_size + more)
     freed = [image.chunk(48) for _ in range(3)]
-    image.chunk(48)
+    lost = image.chunk(48)
     following = None
     for address in freed:
         link = following or 0
@@ -133,12 +133,19 @@ def test_a_tcache_takes_its_blocks_out(version: GlibcVersion, more: int) -> None
     image.data[at : at + layout.count_bytes] = count.to_bytes(layout.count_bytes, "little")
     entry = cache - BASE + layout.entries_offset + 8
     image.data[entry : entry + 8] = words(freed[-1])
+    rest = cache + layout.entries_offset + 8 * layout.bins, cache + layout.chunk_size + more - 8
+    rests = (rest,) if rest[0] < rest[1] else ()
+    for address in range(*rest, 8):  # what was there before malloc had it for itself
+        image.data[address - BASE : address - BASE + 8] = words(lost)
     copy, top = image.copy()
     with Heap(copy) as heap:
         heap.walk(BASE, top)
         heap.index()
-        assert heap.tcaches(layout) == TcachesFound(count=1, damaged=0)
-        assert heap.totals()[0][FREE] == 3
+        assert heap.tcaches(layout) == TcachesFound(count=1, damaged=0, rests=rests)
+        heap.leave_out(rests)
+        heap.mark([], [cache])
+        blocks, _ = heap.totals()
+        assert (blocks[FREE], blocks[REACHABLE]) == (3, 1)
 
 
 def test_what_only_looks_like_a_tcache_is_left_alone() -> None:
@@ -526,7 +533,11 @@ def test_a_damaged_tcache_is_told_and_what_it_holds_taken_out() -> None:
     with Heap(copy) as heap:
         heap.walk(BASE, top)
         heap.index()
-        assert heap.tcaches(layout) == TcachesFound(count=1, damaged=1)
+        assert heap.tcaches(layout) == TcachesFound(
+            count=1,
+            damaged=1,
+            rests=((BASE + cache + layout.entries_offset + 8 * layout.bins, BASE + cache + layout.chunk_size - 8),),
+        )
         assert heap.totals()[0][FREE] == 2
 
 

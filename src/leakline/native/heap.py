@@ -23,6 +23,7 @@ _WHY_NOT: dict[int, WhyNot] = {0: "not reached", -1: "no block", -2: "free"}
 _NO_MEMORY = -3
 _MOST_STEPS, _MOST_REFERRERS, _MOST_GROUPS = 1 << 16, 16, 1 << 16
 _MOST_GROUPS_BY_SITE = 1 << 18
+_MOST_RESTS = 4096
 
 
 class _Segment(ctypes.Structure):
@@ -120,10 +121,13 @@ class Walk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TcachesFound(msgspec.Struct, frozen=True, kw_only=True):
-    """How many caches of threads there are, and how many of them have a broken list."""
+    """The threads' caches."""
 
     count: int
     damaged: int
+    """How many of them have a broken list."""
+    rests: tuple[tuple[int, int], ...] = ()
+    """Ranges within their blocks that malloc never writes: what was there before stays."""
 
 
 class RawLostBlock(msgspec.Struct, frozen=True, kw_only=True):
@@ -313,9 +317,12 @@ class Heap:
         raw = _TcacheLayout(**{name: getattr(layout, name) for name in layout.__struct_fields__})
         function = self._library.leakline_heap_tcaches
         function.restype = ctypes.c_int64
-        damaged = ctypes.c_uint64()
-        count = function(self._heap, ctypes.byref(raw), ctypes.byref(damaged))
-        return None if count < 0 else TcachesFound(count=count, damaged=damaged.value)
+        damaged, rests = ctypes.c_uint64(), (_Range * _MOST_RESTS)()
+        count = function(self._heap, ctypes.byref(raw), ctypes.byref(damaged), rests, ctypes.c_size_t(_MOST_RESTS))
+        if count < 0:
+            return None
+        ranges = tuple((rest.start, rest.end) for rest in rests[: min(count, _MOST_RESTS)] if rest.start < rest.end)
+        return TcachesFound(count=count, damaged=damaged.value, rests=ranges)
 
     def fastbin(self, head: int, chunk_size: int, *, mangled: bool) -> int | None:
         """Take out what a fastbin for chunks of a size holds; returns how many blocks, None for a broken list."""

@@ -69,7 +69,7 @@ def search(image: HeapImage, resolver: Resolver, began_ns: int, details: Details
         ended = ended_stacks(((state.tid, state.thread_pointer) for state in image.threads), image.copy.words)
         roots, values = _roots(image, layout.bookkeeping), [*_values(image, ended), *image.held]
         heap.arenas([(arena.address, arena.address + image.version.arena.size) for arena in arenas])
-        heap.leave_out(_left_over(image, ended.values()))
+        heap.leave_out(_left_over(image, (*ended.values(), *layout.rests)))
         groups = heap.mark(roots, values, files, code, census=details.census, records=records)
         blocks, sizes = heap.totals()
         raw = list(heap.lost())
@@ -157,11 +157,11 @@ def _roots(image: HeapImage, bookkeeping: Sequence[Range]) -> list[Range]:
     return subtract(written, bookkeeping)
 
 
-def _left_over(image: HeapImage, ended: Iterable[Range]) -> list[Range]:
+def _left_over(image: HeapImage, known: Iterable[Range]) -> list[Range]:
     """Memory that is in use, and holds only what was there before."""
     pieces = (piece for vma in image.vmas if image.is_libc(vma) for piece in image.copy.pieces(vma.start, vma.end))
     libc = (image.copy.words(start, (end - start) // 8) for start, end in pieces)
-    return union([*dead_stack(thread_stacks(image)), *ended, *unused_buffers(libc, image.copy.words)])
+    return union([*dead_stack(thread_stacks(image)), *known, *unused_buffers(libc, image.copy.words)])
 
 
 def _values(image: HeapImage, ended: Iterable[int]) -> list[int]:

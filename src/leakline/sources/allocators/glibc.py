@@ -138,6 +138,8 @@ class HeapLayout(msgspec.Struct, frozen=True, kw_only=True):
 
     bookkeeping: tuple[tuple[int, int], ...]
     """Ranges that belong to malloc: they are no roots."""
+    rests: tuple[tuple[int, int], ...]
+    """Ranges within malloc's own blocks that it never writes: they hold what was there before."""
     free_bytes: int
     problems: tuple[str, ...]
 
@@ -395,4 +397,5 @@ def add_blocks(
         sizes_and_heads = enumerate(arena.fastbins, 2)
         broken = [head for size, head in sizes_and_heads if heap.fastbin(head, 16 * size, mangled=version.mangles_links) is None]
         problems += [f"a fastbin of the arena at {arena.address:#x} is corrupt"] if broken else []
-    return HeapLayout(bookkeeping=tuple(bookkeeping), free_bytes=free + heap.freed(), problems=tuple(problems))
+    rests = () if tcaches is None else tcaches.rests
+    return HeapLayout(bookkeeping=tuple(bookkeeping), rests=rests, free_bytes=free + heap.freed(), problems=tuple(problems))
