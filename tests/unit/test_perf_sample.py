@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import struct
 
-from leakline.sources.perf_events import parse_sample
+from leakline.sources.breakpoints import parse_sample
 
 USER = (1 << 64) - 512
 

@@ -11,8 +11,8 @@ from leakline.session.process_allocator import find_allocator
 from leakline.session.scanning import Scanner
 from leakline.session.targets import describe, require_stoppable
 from leakline.sources.bpf import EVERYTHING, RecordingOptions
+from leakline.sources.breakpoints import Breakpoints
 from leakline.sources.fault_events import FaultEvents, FaultOptions
-from leakline.sources.perf_events import Breakpoints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from leakline.model.trace import Allocation, AllocationTrace, StackTop
 from leakline.session.process_allocator import find_allocator
 from leakline.session.process_libc import find_functions, find_libc
 from leakline.sources.bpf import EVERYTHING, HeapRecorder, RecordingOptions
-from leakline.sources.perf_events import MOST_BREAKPOINTS, Breakpoints, Hit
+from leakline.sources.breakpoints import MOST_BREAKPOINTS, Breakpoints, Hit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

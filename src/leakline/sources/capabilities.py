@@ -14,10 +14,10 @@ from leakline.formats.elf import Elf
 from leakline.model.capability import Capability
 from leakline.native.parts import AGENT, BPF, HEAP, part_path
 from leakline.sources.bpf import HeapRecorder
+from leakline.sources.breakpoints import Breakpoints
 from leakline.sources.fault_events import FaultEvents, FaultOptions
 from leakline.sources.kernel_files import KernelFiles, kmemleak_is_on
 from leakline.sources.kmem_events import require_tracepoints
-from leakline.sources.perf_events import Breakpoints
 from leakline.sources.ptrace import stopped
 from leakline.sources.remote_memory import PageMap, RemoteMemory
 

@@ -6,7 +6,6 @@ The error code, which tells reads from writes and whether the page was there, co
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import platform
@@ -34,21 +33,20 @@ from leakline.formats.perf_records import (
     ordered,
     parse_records,
 )
-from leakline.sources.perf_ring import PerfRing
+from leakline.sources.perf_events import ATTRIBUTES_SIZE, PerfEvents, online_cpus
 from leakline.sources.tracepoints import tracepoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PERF_EVENT_OPEN = 298  # x86-64
+    from leakline.sources.perf_ring import PerfRing
+
 _SOFTWARE, _TRACEPOINT = 1, 2
 _MINOR, _MAJOR = 5, 6  # PERF_COUNT_SW_PAGE_FAULTS_MIN, _MAJ
 _DISABLED, _INHERIT, _EXCLUDE_KERNEL, _EXCLUDE_HV, _MMAP, _COMM = 1, 1 << 1, 1 << 5, 1 << 6, 1 << 8, 1 << 9
 _ENABLE_ON_EXEC, _TASK, _WATERMARK, _MMAP_DATA, _SAMPLE_ID_ALL = 1 << 12, 1 << 13, 1 << 14, 1 << 17, 1 << 18
 _EXCLUDE_CALLCHAIN_KERNEL, _MMAP2, _COMM_EXEC, _USE_CLOCKID = 1 << 21, 1 << 23, 1 << 24, 1 << 25
 _CLOCK_MONOTONIC = 1
-_IOC_ENABLE, _IOC_SET_OUTPUT, _IOC_ID = 0x2400, 0x2405, 0x80082407
-_CLOEXEC = 8
 _PRIVILEGED_PAGES, _MOST_PAGES, _LEAST_PAGES = 16384, 8192, 8
 _CODE_FIELDS = {"address": 8, "error_code": 24}
 _PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
@@ -63,19 +61,6 @@ class FaultOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Only every so manieth fault becomes a sample."""
     on_exec: bool = False
     """Begin when the process begins another program."""
-
-
-def _ring(fd: int, cpus: int) -> PerfRing:
-    """A buffer of as many pages as are allowed."""
-    pages = min(_MOST_PAGES, 1 << max(_PRIVILEGED_PAGES // cpus, 128).bit_length() - 1)
-    while True:
-        try:
-            return PerfRing(fd, pages)
-        except OSError as error:
-            if pages == _LEAST_PAGES:
-                hint = "Raise kernel.perf_event_mlock_kb, or run as root."
-                raise PermissionNeeded("perf buffers are not allowed here", hint=hint) from error
-            pages //= 2
 
 
 class FaultEvents:
@@ -98,8 +83,7 @@ class FaultEvents:
             raise NotPossible("page faults are read on x86-64 only")
         self._pid = pid
         self._options = options
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fds: list[int] = []
+        self._events = PerfEvents()
         self._counters: dict[int, list[int]] = {_MINOR: [], _MAJOR: []}
         self._rings: dict[int, PerfRing] = {}
         self._leaders: dict[int, int] = {}
@@ -117,8 +101,7 @@ class FaultEvents:
             self._open_all(list_threads)
             self.layout = Layout(codes=frozenset(self._codes), stacks=options.stack_bytes > 0)
             if not options.on_exec:
-                for fd in self._fds:
-                    self._ioctl(fd, _IOC_ENABLE, 0)
+                self._events.enable()
         except BaseException:
             self.close()
             raise
@@ -131,12 +114,8 @@ class FaultEvents:
 
     def close(self) -> None:
         """End recording."""
-        for ring in self._rings.values():
-            ring.close()
-        for fd in self._fds:
-            os.close(fd)
         self._rings.clear()
-        self._fds.clear()
+        self._events.close()
         for fds in self._counters.values():
             fds.clear()
 
@@ -187,7 +166,7 @@ class FaultEvents:
         seen: set[int] = set()
         while new := [tid for tid in list_threads() if tid not in seen]:
             for tid in new:
-                for cpu in _online_cpus():
+                for cpu in online_cpus():
                     self._open_on(cpu, tid)
             seen.update(new)
         if not self._rings:
@@ -201,22 +180,33 @@ class FaultEvents:
             self._counters[kind].append(fd)
             self._place(fd, cpu)
             if kind == _MAJOR:
-                self._major.add(self._identifier(fd))
+                self._major.add(self._events.identifier(fd))
         for number in self._tracepoints:
             with suppress(PermissionNeeded, NotPossible):
                 fd = self._open(self._attributes(_TRACEPOINT, number), tid, cpu)
                 if fd is not None:
                     self._place(fd, cpu)
-                    self._codes.add(self._identifier(fd))
+                    self._codes.add(self._events.identifier(fd))
 
     def _place(self, fd: int, cpu: int) -> None:
-        self._fds.append(fd)
         if cpu not in self._rings:
-            self._rings[cpu] = _ring(fd, len(_online_cpus()))
+            self._rings[cpu] = self._make_ring(fd)
             self._leaders[cpu] = fd
             self._poll.register(fd, select.POLLIN)
         else:
-            self._ioctl(fd, _IOC_SET_OUTPUT, self._leaders[cpu])
+            self._events.share_ring(fd, self._leaders[cpu])
+
+    def _make_ring(self, fd: int) -> PerfRing:
+        """A buffer of as many pages as are allowed."""
+        pages = min(_MOST_PAGES, 1 << max(_PRIVILEGED_PAGES // len(online_cpus()), 128).bit_length() - 1)
+        while True:
+            try:
+                return self._events.make_ring(fd, pages)
+            except OSError as error:
+                if pages == _LEAST_PAGES:
+                    hint = "Raise kernel.perf_event_mlock_kb, or run as root."
+                    raise PermissionNeeded("perf buffers are not allowed here", hint=hint) from error
+                pages //= 2
 
     def _attributes(self, kind: int, config: int) -> bytes:
         flags = _DISABLED | _INHERIT | _EXCLUDE_HV | _EXCLUDE_CALLCHAIN_KERNEL | _USE_CLOCKID | _WATERMARK | _SAMPLE_ID_ALL
@@ -230,46 +220,33 @@ class FaultEvents:
             stack, registers = self._options.stack_bytes, REGISTERS_MASK
         if kind == _SOFTWARE and config == _MINOR:
             flags |= _MMAP | _MMAP2 | _MMAP_DATA | _COMM | _COMM_EXEC | _TASK
-        # struct perf_event_attr, PERF_ATTR_SIZE_VER5.
-        head = struct.pack("<IIQQQQQIIQQ", kind, 112, config, period, sample, 0, flags, 1 << 16, 0, 0, 0)
+        head = struct.pack("<IIQQQQQIIQQ", kind, ATTRIBUTES_SIZE, config, period, sample, 0, flags, 1 << 16, 0, 0, 0)
         return head + struct.pack("<QQIiQIHH", 0, registers, stack, _CLOCK_MONOTONIC, 0, 0, 0, 0)
 
     def _open(self, attributes: bytes, tid: int, cpu: int) -> int | None:
-        buffer = ctypes.create_string_buffer(attributes, 112)
-        fd = int(self._libc.syscall(_PERF_EVENT_OPEN, buffer, tid, cpu, -1, _CLOEXEC))
-        if fd >= 0:
-            return fd
-        number = ctypes.get_errno()
-        if number == errno.ESRCH:
-            return None
-        if number in (errno.EPERM, errno.EACCES):
-            level = _paranoid()
-            hint = "sudo sysctl kernel.perf_event_paranoid=2, or CAP_PERFMON, or run as root."
-            why = "" if level is None else f" (kernel.perf_event_paranoid is {level})"
-            raise PermissionNeeded(f"the page faults of process {self._pid} may not be watched{why}", hint=hint)
-        if number == errno.EMFILE:
-            hint = "Raise `ulimit -n`: each thread takes four descriptors for each CPU."
-            raise NotPossible(f"process {self._pid} has more threads than descriptors are left", hint=hint)
-        raise NotPossible(f"page faults cannot be watched here: {os.strerror(number)}")
-
-    def _identifier(self, fd: int) -> int:
-        value = ctypes.c_uint64()
-        if self._libc.ioctl(fd, ctypes.c_ulong(_IOC_ID), ctypes.byref(value)):
-            raise NotPossible(f"perf events do not work here: {os.strerror(ctypes.get_errno())}")
-        return value.value
-
-    def _ioctl(self, fd: int, request: int, argument: int) -> None:
-        if self._libc.ioctl(fd, ctypes.c_ulong(request), ctypes.c_long(argument)):
-            raise NotPossible(f"perf events do not work here: {os.strerror(ctypes.get_errno())}")
+        try:
+            return self._events.open(attributes, tid, cpu)
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                return None
+            if error.errno in (errno.EPERM, errno.EACCES):
+                level = _paranoid()
+                hint = "sudo sysctl kernel.perf_event_paranoid=2, or CAP_PERFMON, or run as root."
+                why = "" if level is None else f" (kernel.perf_event_paranoid is {level})"
+                raise PermissionNeeded(f"the page faults of process {self._pid} may not be watched{why}", hint=hint) from error
+            if error.errno == errno.EMFILE:
+                hint = "Raise `ulimit -n`: each thread takes four descriptors for each CPU."
+                raise NotPossible(f"process {self._pid} has more threads than descriptors are left", hint=hint) from error
+            raise NotPossible(f"page faults cannot be watched here: {error.strerror}") from error
 
     def _may_see_kernel(self) -> bool:
         """Whether an event that includes the kernel may be opened: root, CAP_PERFMON, or kernel.perf_event_paranoid below 2."""
-        head = struct.pack("<IIQQQQQIIQQ", _SOFTWARE, 112, _MINOR, 0, 0, 0, _DISABLED, 0, 0, 0, 0)
-        buffer = ctypes.create_string_buffer(head, 112)
-        fd = int(self._libc.syscall(_PERF_EVENT_OPEN, buffer, self._pid, -1, -1, _CLOEXEC))
-        if fd < 0:
-            return False
-        os.close(fd)
+        head = struct.pack("<IIQQQQQIIQQ", _SOFTWARE, ATTRIBUTES_SIZE, _MINOR, 0, 0, 0, _DISABLED, 0, 0, 0, 0)
+        with PerfEvents() as events:
+            try:
+                events.open(head, self._pid, -1)
+            except OSError:
+                return False
         return True
 
 
@@ -285,12 +262,3 @@ def _raise_limit() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _online_cpus() -> list[int]:
-    cpus: list[int] = []
-    with open("/sys/devices/system/cpu/online") as file:
-        for part in file.read().strip().split(","):
-            first, _, last = part.partition("-")
-            cpus.extend(range(int(first), int(last or first) + 1))
-    return cpus

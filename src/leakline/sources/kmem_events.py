@@ -6,9 +6,7 @@ the pointer alone, each kind in a ring of its own: records of frees all have one
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
 import re
 import struct
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -17,21 +15,20 @@ import numpy as np
 
 from leakline.errors import NotPossible, PermissionNeeded
 from leakline.sources.kernel_files import KernelFiles
-from leakline.sources.perf_events import online_cpus
-from leakline.sources.perf_ring import PerfRing
+from leakline.sources.perf_events import ATTRIBUTES_SIZE, PerfEvents, online_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from leakline.sources.perf_ring import PerfRing
+
     Numbers = NDArray[np.uint64]
 
-_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _TYPE_TRACEPOINT = 2
 _TID, _TIME, _CALLCHAIN, _RAW = 1 << 1, 1 << 2, 1 << 5, 1 << 10
 _DISABLED, _NO_USER_CALLCHAIN = 1, 1 << 22
-_IOC_ENABLE, _IOC_DISABLE, _IOC_SET_OUTPUT, _IOC_SET_FILTER = 0x2400, 0x2401, 0x2405, 0x40082406
 _RECORD_LOST, _RECORD_SAMPLE = 2, 9
 _MOST_ADDRESS = (1 << 64) - 4096  # above it are the marks between kernel and user part of a chain
 _FIELD = re.compile(rb"field:[^;]*?\b(\w+)(?:\[[^\]]*\])?;\s*offset:(\d{1,4});\s*size:(\d{1,4});")
@@ -115,8 +112,7 @@ class KmemEvents:
         for event in known:
             number, offset = parse_format(tracefs.read(f"events/{event.name}/format"), event.key)
             self._formats[event] = _Format(number, offset)
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fds: list[int] = []
+        self._events = PerfEvents()
         self._rings: list[tuple[PerfRing, bool]] = []
         self._chains: dict[bytes, int] = {}
         self.seen = self.lost = 0
@@ -124,7 +120,7 @@ class KmemEvents:
         self._new: list[tuple[Numbers, Numbers, NDArray[np.int64], NDArray[np.int64]]] = []
         self._waiting = 0
         try:
-            for cpu in sorted(online_cpus()):
+            for cpu in online_cpus():
                 for allocates in (True, False):
                     self._open_ring(cpu, [event for event in known if event.allocates == allocates], pages, allocates=allocates)
         except BaseException:
@@ -132,8 +128,7 @@ class KmemEvents:
             raise
 
     def __enter__(self) -> Self:
-        for fd in self._fds:
-            self._ioctl(fd, _IOC_ENABLE, 0)
+        self._events.enable()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,60 +136,55 @@ class KmemEvents:
 
     def stop(self) -> None:
         """No more events come; those that are there can still be read."""
-        for fd in self._fds:
-            self._ioctl(fd, _IOC_DISABLE, 0)
+        self._events.disable()
 
     def close(self) -> None:
         """Take the events out."""
-        for ring, _ in self._rings:
-            ring.close()
-        for fd in self._fds:
-            os.close(fd)
         self._rings.clear()
-        self._fds.clear()
+        self._events.close()
 
     def _open_ring(self, cpu: int, events: Sequence[Event], pages: int, *, allocates: bool) -> None:
         first: int | None = None
         for event in events:
             sample = (_TID | _CALLCHAIN if allocates else 0) | _TIME | _RAW
             head = struct.pack(
-                "<IIQQQQQ", _TYPE_TRACEPOINT, 112, self._formats[event].number, 1, sample, 0, _DISABLED | _NO_USER_CALLCHAIN
+                "<IIQQQQQ",
+                _TYPE_TRACEPOINT,
+                ATTRIBUTES_SIZE,
+                self._formats[event].number,
+                1,
+                sample,
+                0,
+                _DISABLED | _NO_USER_CALLCHAIN,
             )
-            fd = self._open(head.ljust(112, b"\0"), cpu)
-            self._fds.append(fd)
+            fd = self._open(head, cpu)
             if event.filter is not None:
                 self._set_filter(fd, event)
             if first is not None:
-                self._ioctl(fd, _IOC_SET_OUTPUT, first)
+                self._events.share_ring(fd, first)
                 continue
             first = fd
             try:
-                self._rings.append((PerfRing(fd, pages), allocates))
+                self._rings.append((self._events.make_ring(fd, pages), allocates))
             except OSError as error:
                 raise PermissionNeeded("perf buffers are not allowed here", hint="Run as root.") from error
 
     def _open(self, attributes: bytes, cpu: int) -> int:
-        number = _PERF_EVENT_OPEN.get(os.uname().machine)
-        if number is None:
-            raise NotPossible(f"perf events are not read on {os.uname().machine} yet")
-        fd = int(self._libc.syscall(number, ctypes.create_string_buffer(attributes, 112), -1, cpu, -1, 8))
-        if fd >= 0:
-            return fd
-        code = ctypes.get_errno()
-        if code in (errno.EPERM, errno.EACCES):
-            raise PermissionNeeded("perf_event_open is not allowed on the whole machine", hint="Run as root, or grant CAP_PERFMON.")
-        if code == errno.ENOSYS:
-            raise NotPossible("this kernel has no perf events", hint="It takes CONFIG_PERF_EVENTS.")
-        raise NotPossible(f"tracepoints do not work here: {os.strerror(code)}")
+        try:
+            return self._events.open(attributes, -1, cpu)
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EACCES):
+                hint = "Run as root, or grant CAP_PERFMON."
+                raise PermissionNeeded("perf_event_open is not allowed on the whole machine", hint=hint) from error
+            if error.errno == errno.ENOSYS:
+                raise NotPossible("this kernel has no perf events", hint="It takes CONFIG_PERF_EVENTS.") from error
+            raise NotPossible(f"tracepoints do not work here: {error.strerror}") from error
 
     def _set_filter(self, fd: int, event: Event) -> None:
-        text = ctypes.create_string_buffer((event.filter or "").encode())
-        if self._libc.ioctl(fd, ctypes.c_ulong(_IOC_SET_FILTER), text):
-            raise NotPossible(f"the kernel does not take the filter {event.filter!r} on {event.name}")
-
-    def _ioctl(self, fd: int, request: int, argument: int) -> None:
-        if self._libc.ioctl(fd, ctypes.c_ulong(request), ctypes.c_long(argument)):
-            raise NotPossible(f"perf events do not work here: {os.strerror(ctypes.get_errno())}")
+        try:
+            self._events.filter(fd, event.filter or "")
+        except OSError as error:
+            raise NotPossible(f"the kernel does not take the filter {event.filter!r} on {event.name}") from error
 
     def drain(self) -> None:
         """Read what has come.

@@ -1,95 +1,27 @@
-"""Hardware breakpoints by perf_event_open(2): what a process has in its registers when it comes to an address.
-
-No privilege is needed for one's own processes (up to kernel.perf_event_paranoid 2), nothing is written into the target's code,
-and the kernel takes them out when we die. x86 has four of them.
-"""
+"""perf_event_open(2): events of the kernel and of the processor, and the buffers that they are written into."""
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
-import platform
-import struct
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-import msgspec
-
-from leakline.errors import NotPossible, PermissionNeeded, TargetGone
+from leakline.errors import NotPossible
 from leakline.sources.perf_ring import PerfRing
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-MOST_BREAKPOINTS = 4
-_PERF_EVENT_OPEN = 298  # x86-64
-_TYPE_BREAKPOINT, _EXECUTE = 5, 4
-_SAMPLE_IP, _SAMPLE_TID, _SAMPLE_TIME, _SAMPLE_CALLCHAIN, _SAMPLE_REGS, _SAMPLE_STACK = (
-    1,
-    2,
-    4,
-    1 << 5,
-    1 << 12,
-    1 << 13,
-)
-# perf_regs.h of x86: AX 0, DX 3, SI 4, DI 5, BP 6, SP 7.
-_REGISTERS = (0, 3, 4, 5, 6, 7)
-_DISABLED, _INHERIT, _EXCLUDE_KERNEL, _EXCLUDE_HV, _EXCLUDE_CALLCHAIN_KERNEL = 1, 1 << 1, 1 << 5, 1 << 6, 1 << 21
-_USE_CLOCKID = 1 << 25
-_CLOCK_MONOTONIC = 1
-_IOC_ENABLE, _IOC_SET_OUTPUT = 0x2400, 0x2405
-_RECORD_LOST, _RECORD_SAMPLE = 2, 9
-_RING_PAGES = 64
-_CALLCHAIN_MARKS = 1 << 63  # PERF_CONTEXT_USER and its like are huge
+_SYSCALLS = {"x86_64": 298, "aarch64": 241}
+_CLOEXEC = 8
+_ENABLE, _DISABLE, _SET_OUTPUT, _SET_FILTER, _ID = 0x2400, 0x2401, 0x2405, 0x40082406, 0x80082407
+ATTRIBUTES_SIZE = 112  # struct perf_event_attr, PERF_ATTR_SIZE_VER5
 
 
-class Hit(msgspec.Struct, frozen=True, kw_only=True):
-    """A thread came to a breakpoint."""
+class PerfEvents:
+    """Events that are opened one by one, and taken out together. Use as a context manager."""
 
-    address: int
-    tid: int
-    time_ns: int
-    result: int
-    """rax."""
-    arguments: tuple[int, int, int]
-    """rdi, rsi, rdx."""
-    stack_pointer: int
-    frame_pointer: int
-    stack: tuple[int, ...]
-    """Words from the stack pointer up: at a function's first instruction, the first is its caller. Fewer near the stack's end."""
-    callchain: tuple[int, ...]
-    """Instruction pointers by frame pointers, innermost first."""
-
-
-def _attributes(address: int, stack_words: int) -> bytes:
-    registers = sum(1 << r for r in _REGISTERS)
-    sample = _SAMPLE_IP | _SAMPLE_TID | _SAMPLE_TIME | _SAMPLE_CALLCHAIN | _SAMPLE_REGS | _SAMPLE_STACK
-    flags = _DISABLED | _INHERIT | _EXCLUDE_KERNEL | _EXCLUDE_HV | _EXCLUDE_CALLCHAIN_KERNEL | _USE_CLOCKID
-    # struct perf_event_attr, PERF_ATTR_SIZE_VER5.
-    head = struct.pack("<IIQQQQQIIQQ", _TYPE_BREAKPOINT, 112, 0, 1, sample, 0, flags, 1, _EXECUTE, address, 8)
-    return head + struct.pack("<QQIiQIHH", 0, registers, 8 * stack_words, _CLOCK_MONOTONIC, 0, 0, 0, 0)
-
-
-class Breakpoints:
-    """Up to four execution breakpoints on all threads of a process. Use as a context manager."""
-
-    def __init__(self, pid: int, threads: Sequence[int], addresses: Sequence[int], stack_words: int = 2) -> None:
-        if platform.machine() != "x86_64":
-            raise NotPossible("hardware breakpoints are read on x86-64 only")
-        self._pid = pid
-        self._stack_words = stack_words
+    def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fds: list[int] = []
-        self._rings: dict[int, PerfRing] = {}
-        self.lost = 0
-        try:
-            for cpu in sorted(os.sched_getaffinity(0) | online_cpus()):
-                self._open_on(cpu, threads, addresses)
-            for fd in self._fds:
-                self._ioctl(fd, _IOC_ENABLE, 0)
-        except BaseException:
-            self.close()
-            raise
+        self._rings: list[PerfRing] = []
 
     def __enter__(self) -> Self:
         return self
@@ -98,105 +30,96 @@ class Breakpoints:
         self.close()
 
     def close(self) -> None:
-        """Take the breakpoints out."""
-        for ring in self._rings.values():
+        """Take the events out."""
+        for ring in self._rings:
             ring.close()
         for fd in self._fds:
             os.close(fd)
         self._rings.clear()
         self._fds.clear()
 
-    def _open_on(self, cpu: int, threads: Sequence[int], addresses: Sequence[int]) -> None:
-        first: int | None = None
-        for tid in threads:
-            for address in addresses[:MOST_BREAKPOINTS]:
-                fd = self._open(address, tid, cpu)
-                if fd is None:
-                    continue  # that thread has ended
-                self._fds.append(fd)
-                if first is None:
-                    first = fd
-                    try:
-                        self._rings[cpu] = PerfRing(fd, _RING_PAGES)
-                    except OSError as error:
-                        hint = "Raise kernel.perf_event_mlock_kb, or run as root."
-                        raise PermissionNeeded("perf buffers are not allowed here", hint=hint) from error
-                else:
-                    self._ioctl(fd, _IOC_SET_OUTPUT, first)
+    def open(self, attributes: bytes, task: int, cpu: int) -> int:
+        """Open an event.
 
-    def _open(self, address: int, tid: int, cpu: int) -> int | None:
-        attributes = ctypes.create_string_buffer(_attributes(address, self._stack_words), 112)
-        fd = int(self._libc.syscall(_PERF_EVENT_OPEN, attributes, tid, cpu, -1, 8))  # PERF_FLAG_FD_CLOEXEC
-        if fd >= 0:
-            return fd
-        number = ctypes.get_errno()
-        if number == errno.ESRCH:
-            return None
-        if number in (errno.EPERM, errno.EACCES):
-            hint = "sudo sysctl kernel.perf_event_paranoid=2, or CAP_PERFMON, or run as root."
-            raise PermissionNeeded(f"perf_event_open is not allowed on process {self._pid}", hint=hint)
-        if number == errno.ENOSPC:
-            hint = "A debugger uses them; end it."
-            raise NotPossible("the hardware breakpoints are taken", hint=hint)
-        raise NotPossible(f"hardware breakpoints do not work here: {os.strerror(number)}")
+        Args:
+            attributes: a struct perf_event_attr, or its beginning.
+            task: a thread's id; -1 for all.
+            cpu: a processor's number; -1 for all.
 
-    def _ioctl(self, fd: int, request: int, argument: int) -> None:
-        if self._libc.ioctl(fd, ctypes.c_ulong(request), ctypes.c_long(argument)):
-            raise NotPossible(f"perf events do not work here: {os.strerror(ctypes.get_errno())}")
-
-    def hits(self) -> list[Hit]:
-        """What has been met since the last call, in order of time.
+        Returns:
+            Its descriptor, which close() closes.
 
         Raises:
-            TargetGone: no thread is left to watch.
+            NotPossible: leakline does not know this machine's system calls.
+            OSError: the kernel does not open it.
 
         """
-        if not self._rings:
-            raise TargetGone(f"process {self._pid} is gone")
-        found = []
-        for ring in self._rings.values():
-            for kind, body in ring.records():
-                if kind == _RECORD_SAMPLE:
-                    found.append(parse_sample(body))
-                elif kind == _RECORD_LOST:
-                    self.lost += struct.unpack_from("<QQ", body)[1]
-        return sorted(found, key=lambda hit: hit.time_ns)
+        number = _SYSCALLS.get(os.uname().machine)
+        if number is None:
+            raise NotPossible(f"perf events are not read on {os.uname().machine} yet")
+        buffer = ctypes.create_string_buffer(attributes, ATTRIBUTES_SIZE)
+        fd = int(self._libc.syscall(number, buffer, task, cpu, -1, _CLOEXEC))
+        if fd < 0:
+            raise _os_error()
+        self._fds.append(fd)
+        return fd
+
+    def make_ring(self, fd: int, pages: int) -> PerfRing:
+        """A buffer for an event, which close() gives back.
+
+        Raises:
+            OSError: that much is not allowed.
+
+        """
+        ring = PerfRing(fd, pages)
+        self._rings.append(ring)
+        return ring
+
+    def share_ring(self, fd: int, leader: int) -> None:
+        """Let an event write into the buffer of another on its processor."""
+        self._control(fd, _SET_OUTPUT, ctypes.c_long(leader))
+
+    def filter(self, fd: int, text: str) -> None:
+        """Let only those come that a filter lets through (Documentation/trace/events.rst).
+
+        Raises:
+            OSError: the kernel does not take it.
+
+        """
+        if self._libc.ioctl(fd, ctypes.c_ulong(_SET_FILTER), ctypes.create_string_buffer(text.encode())):
+            raise _os_error()
+
+    def enable(self) -> None:
+        """Let all of them come."""
+        for fd in self._fds:
+            self._control(fd, _ENABLE, ctypes.c_long(0))
+
+    def disable(self) -> None:
+        """Let no more come; those that are in the buffers can still be read."""
+        for fd in self._fds:
+            self._control(fd, _DISABLE, ctypes.c_long(0))
+
+    def identifier(self, fd: int) -> int:
+        """The number by which an event's records are told from others'."""
+        value = ctypes.c_uint64()
+        self._control(fd, _ID, ctypes.byref(value))
+        return value.value
+
+    def _control(self, fd: int, request: int, argument: object) -> None:
+        if self._libc.ioctl(fd, ctypes.c_ulong(request), argument):
+            raise NotPossible(f"perf events do not work here: {_os_error().strerror}")
 
 
-def parse_sample(body: bytes) -> Hit:
-    """A PERF_RECORD_SAMPLE of the form that `_attributes` asks for."""
-    ip, _pid, tid, time_ns, depth = struct.unpack_from("<QIIQQ", body)
-    at = 32
-    chain = struct.unpack_from(f"<{depth}Q", body, at)
-    at += 8 * depth
-    registers = (0,) * len(_REGISTERS)
-    if struct.unpack_from("<Q", body, at)[0]:
-        registers = struct.unpack_from(f"<{len(_REGISTERS)}Q", body, at + 8)
-        at += 8 * len(_REGISTERS)
-    at += 8
-    copied = struct.unpack_from("<Q", body, at)[0]
-    # The kernel tells behind the copy how much of it is real.
-    real = min(struct.unpack_from("<Q", body, at + 8 + copied)[0], copied) if copied else 0
-    stack = struct.unpack_from(f"<{real // 8}Q", body, at + 8)
-    ax, dx, si, di, bp, sp = registers
-    return Hit(
-        address=ip,
-        tid=tid,
-        time_ns=time_ns,
-        result=ax,
-        arguments=(di, si, dx),
-        stack_pointer=sp,
-        frame_pointer=bp,
-        stack=stack,
-        callchain=tuple(address for address in chain if address < _CALLCHAIN_MARKS),
-    )
+def _os_error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
 
 
-def online_cpus() -> set[int]:
+def online_cpus() -> list[int]:
     """CPUs that are online: `0-3,8`."""
-    cpus: set[int] = set()
+    cpus: list[int] = []
     with open("/sys/devices/system/cpu/online") as file:
         for part in file.read().strip().split(","):
             first, _, last = part.partition("-")
-            cpus.update(range(int(first), int(last or first) + 1))
+            cpus.extend(range(int(first), int(last or first) + 1))
     return cpus
