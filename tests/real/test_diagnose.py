@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TARGETS, UNPRIVILEGED, Build, Leakline, Start, assert_unharmed, needs_root
-
-EXAMPLE = Path(__file__).parents[2] / "examples/leak-example.c"
+from tests.programs import EXAMPLE
 
 
 @pytest.fixture(scope="session")

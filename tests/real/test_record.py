@@ -18,8 +18,8 @@ import pytest
 from leakline.sources.procfs import ProcFs
 from leakline.store.reader import RecordingReader
 from tests.conftest import Build, Leakline, Start, assert_unharmed, needs_root
+from tests.programs import EXAMPLE
 
-EXAMPLE = Path(__file__).parents[2] / "examples/leak-example.c"
 FAMILY = """
 import os, sys, time
 held = bytearray(b"x") * (8 << 20)

@@ -21,22 +21,8 @@ from leakline.session.watching import Samples, Watch
 from leakline.sources.machine import Machine
 from leakline.sources.procfs import ProcFs
 from tests.conftest import Build, Leakline, Start, assert_unharmed
+from tests.programs import CACHE, EXAMPLE, LEAK
 
-EXAMPLE = Path(__file__).parents[2] / "examples/leak-example.c"
-CACHE = """
-import collections, time
-cache, number = collections.OrderedDict(), 0
-for _ in range(3000):
-    cache[number] = bytes(4000)
-    number += 1
-print("READY", flush=True)
-while True:
-    for _ in range(60):
-        cache[number] = bytes(4000)
-        number += 1
-        cache.popitem(last=False)
-    time.sleep(0.05)
-"""
 WAVE = """
 import math, time
 print("READY", flush=True)
@@ -107,16 +93,6 @@ def test_bad_targets(leakline: Leakline) -> None:
     assert leakline("watch", status=2).err
     assert leakline("watch", 2, status=None).status in (4, 5)
     assert leakline("watch", os.getpid(), "-i", "0.001", status=2).err
-
-
-LEAK = """
-import time
-held = []
-print("READY", flush=True)
-while True:
-    held.append(bytes(100_000))
-    time.sleep(0.1)
-"""
 
 
 @pytest.mark.alone

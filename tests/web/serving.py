@@ -10,24 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
-
-EXAMPLE = Path(__file__).parents[2] / "examples/leak-example.c"
-CACHE = """
-import collections, time
-cache, number = collections.OrderedDict(), 0
-for _ in range(3000):
-    cache[number] = bytes(4000)
-    number += 1
-print("READY", flush=True)
-while True:
-    for _ in range(60):
-        cache[number] = bytes(4000)
-        number += 1
-        cache.popitem(last=False)
-    time.sleep(0.05)
-"""
 
 
 class Server(NamedTuple):

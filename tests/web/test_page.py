@@ -14,8 +14,9 @@ from typing import Literal
 import pytest
 
 from tests.conftest import Leakline
+from tests.programs import CACHE, EXAMPLE
 from tests.web.conftest import Browse, Visit
-from tests.web.serving import CACHE, EXAMPLE, Server, serving
+from tests.web.serving import Server, serving
 
 UNITS = ["B", "KiB", "MiB", "GiB"]
 EVIL = "<img src=x onerror=alert(1)>"

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Leakline, Start
-from tests.web.serving import CACHE, EXAMPLE, ask, serving
+from tests.programs import CACHE, EXAMPLE
+from tests.web.serving import ask, serving
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
 RULES = CONTRIB / "prometheus/leakline.rules.yml"

@@ -14,9 +14,9 @@ import pytest
 
 from tests.conftest import Build, Leakline
 from tests.pages import UGLY, write_all, write_recording
+from tests.programs import EXAMPLE
 from tests.web.conftest import Browse, Visit
 
-EXAMPLE = Path(__file__).parents[2] / "examples/leak-example.c"
 WIDTHS = (320, 1280, 3840)
 
 

@@ -20,16 +20,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Leakline, Start, assert_unharmed
-from tests.web.serving import CACHE, Server, ask, serving
-
-LEAK = """
-import time
-held = []
-print("READY", flush=True)
-while True:
-    held.append(bytearray(100_000))
-    time.sleep(0.1)
-"""
+from tests.programs import CACHE, LEAK
+from tests.web.serving import Server, ask, serving
 
 
 def events(server: Server, query: str = "", **headers: str) -> Generator[tuple[str, str | None, Any], None, None]:
