@@ -2,7 +2,7 @@
 
 A tick reads statm of each process through a folder that is held open. The sums over its mappings, for which the kernel walks its
 page tables, are read only where statm has changed, where a relative has started or ended (shared pages become private then), or
-where they are older than half a minute; and for no more than a fiftieth of the time.
+where they are older than half a minute; and for no more than a fiftieth of a processor's time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 OLDEST_SECONDS = 30.0
 SHARE = 0.02
-"""Of the time, for the sums over mappings."""
+"""Of a processor's time, for the sums over mappings."""
 _MOST_SAVED_SECONDS = 5.0
 _LARGE_SECONDS = 0.004
 """Whoever takes longer to be read than this (from some 400 MiB on) has a budget apart: others do not wait for it."""
@@ -115,7 +115,7 @@ class Sampled(msgspec.Struct):
     """Whether they may have changed since."""
     reads: int = 0
     cost: float = 0.0
-    """Seconds that the last read took."""
+    """Seconds of CPU time that the last read took."""
 
 
 class Look(NamedTuple):
@@ -217,7 +217,7 @@ class Sampler:
         ended.append(sampled.identity)
 
     def _read(self, sampled: Sampled, now: float, ended: list[ProcessIdentity]) -> None:
-        began = time.perf_counter()
+        began = time.thread_time()
         try:
             command, sampled.amounts = self._probe.amounts(sampled.folder)
             if command != sampled.identity.command or sampled.reads < _YOUNG_LOOKS:
@@ -230,7 +230,7 @@ class Sampler:
             self._refused = _why(sampled.identity.pid, error)
             return
         sampled.reads += 1
-        sampled.cost = time.perf_counter() - began
+        sampled.cost = time.thread_time() - began
         if sampled.cost > _LARGE_SECONDS:
             self._large_credit -= sampled.cost
         else:
