@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leakline.cli.options import fails
+from leakline.cli.findings_output import fails
 from leakline.errors import InvalidRequest, LeaklineError, ParseError
 from leakline.model.finding import Cost, Evidence, Finding, FindingKind, Report, RetainedFree, Subject, Summary, Target
 from leakline.model.stack import Frame, SourceLocation

@@ -80,7 +80,9 @@ def test_the_command(leakline: Leakline, tmp_path: Path) -> None:
     assert "no such series" in leakline("report", recording, "--series", "nosuch", status=2).err
     assert "not a regular expression" in leakline("report", recording, "--series", "(", status=2).err
     assert "does not end in" in leakline("report", recording, "-o", tmp_path / "x.txt", status=2).err
-    for option in (("--json",), ("--fail-on", "low"), ("--baseline", recording), ("--format", "csv")):
+    rules = tmp_path / "known.supp"
+    rules.write_text("leak:known\n")
+    for option in (("--json",), ("--fail-on", "low"), ("--suppressions", rules), ("--format", "csv")):
         assert "is about findings" in leakline("report", recording, *option, status=2).err
     assert "shown alone" in leakline("report", recording, recording, status=2).err
     (tmp_path / "text").write_text("t,uss\n0,1\n")

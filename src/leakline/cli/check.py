@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from leakline.cli.options import Output, fail_on_option, fails, output_options, speaker, target_options
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from leakline.present.screen import Color
+from leakline.cli.findings_output import Output, output_options
+from leakline.cli.targets import Targets, target_options
 
 
 @click.command("check")
 @target_options
 @click.option("--show-content", is_flag=True, help="Characters that lost blocks hold; they may be secrets.")
-@fail_on_option
 @output_options
 def command(
-    pids: tuple[int, ...],
-    more_pids: tuple[int, ...],
-    name: str | None,
+    targets: Targets,
     show_content: bool,
-    fail_on: str | None,
-    as_json: bool,
-    output: Path | None,
-    force: bool,
-    limit: int,
-    color: Color,
-    quiet: bool,
+    out: Output,
 ) -> int:
     """Name what a program that `leakline run` started has lost so far, while it runs on.
 
@@ -41,14 +26,12 @@ def command(
     from leakline.session.interruption import Interruption
     from leakline.session.looking import each
     from leakline.session.searching import Details
-    from leakline.session.targets import select
     from leakline.sources.procfs import ProcFs
 
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
-    procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet=quiet)
-    details = Details(census=writer.as_json, content=show_content)
+    procfs, interruption = ProcFs(), Interruption()
+    details = Details(census=out.as_json, content=show_content)
     with interruption.listening():
-        chosen = select(procfs, [*pids, *more_pids], name)
-        reports = each(chosen, lambda pid: check_now(procfs, pid, details, interruption=interruption, say=say), say)
-    writer.write(reports)
-    return int(fails(reports, fail_on))
+        chosen = targets.select(procfs)
+        reports = each(chosen, lambda pid: check_now(procfs, pid, details, interruption=interruption, say=out.say), out.say)
+    out.write(reports)
+    return out.status(reports)

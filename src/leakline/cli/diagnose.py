@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from leakline.cli.options import (
-    Duration,
-    Output,
-    WithCommand,
-    any_named,
-    closed_pipe_allowed,
-    fail_on_option,
-    fails,
-    group_options,
-    launched_status,
-    output_options,
-    select_targets,
-    speaker,
-    target_options,
-)
+from leakline.cli.findings_output import Output, findings_exit_option, output_options
+from leakline.cli.options import Duration, WithCommand
+from leakline.cli.targets import Targets, target_options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from leakline.present.screen import Color
     from leakline.session.diagnosing import DiagnosisOptions
 
 
 @click.command("diagnose", cls=WithCommand)
 @target_options
-@group_options
 @click.option(
     "--budget",
     type=Duration(),
@@ -42,30 +25,17 @@ if TYPE_CHECKING:
 )
 @click.option("--max-pause", type=Duration(), help="A pause at most; where a stop would be longer, it is looked at while it runs.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and what it would cost, and do none of it.")
-@fail_on_option
-@click.option(
-    "--findings-exit",
-    type=click.IntRange(1, 255),
-    help="With -- COMMAND: exit with this status if something was found.",
-)
+@findings_exit_option
 @output_options
 @click.pass_context
 def command(
     ctx: click.Context,
-    pids: tuple[int, ...],
-    more_pids: tuple[int, ...],
-    name: str | None,
+    targets: Targets,
     budget: float,
     max_pause: float | None,
     dry_run: bool,
-    fail_on: str | None,
     findings_exit: int | None,
-    as_json: bool,
-    output: Path | None,
-    force: bool,
-    limit: int,
-    color: Color,
-    quiet: bool,
+    out: Output,
 ) -> int:
     """Climb from a rising process to the line that leaks.
 
@@ -83,55 +53,48 @@ def command(
     from leakline.sources.procfs import ProcFs
 
     launched: list[str] | None = ctx.meta.get("leakline.command")
-    options: dict[str, Any] = {"as_json": as_json, "force": force, "limit": limit, "color": color, "quiet": quiet}
-    say = speaker(quiet=quiet)
     interruption = Interruption()
     allowed = DiagnosisOptions(budget=budget, max_pause=max_pause)
     if dry_run:
-        return _print_plan(select_targets(ProcFs(), [*pids, *more_pids], name), allowed, color, as_json=as_json)
+        return _print_plan(targets.select(ProcFs()), allowed, out)
     if launched is not None:
-        _check_launch(pids, more_pids, name, launched)
-        writer = Output(output, **options)
-        writer.require_file()
+        _check_launch(targets, launched)
+        out.require_file()
         from leakline.session.launching import diagnose_command
 
-        result = diagnose_command(ProcFs(), launched, interruption, say, allowed, writer.write)
-        return launched_status(result.reports, result.status, findings_exit, fail_on)
+        result = diagnose_command(ProcFs(), launched, interruption, out.say, allowed, out.write)
+        return out.launched_status(result.reports, result.status, findings_exit)
     if findings_exit is not None:
         raise click.UsageError("--findings-exit goes with -- COMMAND; for a running process there is --fail-on")
-    writer = Output(output, **options)
     procfs = ProcFs()
     with interruption.listening():
-        if any_named([*pids, *more_pids], name):
-            reports = Diagnosis(procfs, interruption, say, allowed).run(select_targets(procfs, [*pids, *more_pids], name))
+        if targets:
+            reports = Diagnosis(procfs, interruption, out.say, allowed).run(targets.select(procfs))
         else:
             from leakline.session.diagnosing_machine import MachineDiagnosis
             from leakline.sources.machine import Machine
 
-            reports = MachineDiagnosis(Machine(), interruption, say, allowed).run()
-    writer.write(reports)
-    return int(fails(reports, fail_on))
+            reports = MachineDiagnosis(Machine(), interruption, out.say, allowed).run()
+    out.write(reports)
+    return out.status(reports)
 
 
-def _print_plan(pids: list[int], options: DiagnosisOptions, color: Color, *, as_json: bool) -> int:
+def _print_plan(pids: list[int], options: DiagnosisOptions, out: Output) -> int:
     from leakline.present.json import to_json
     from leakline.present.plans import describe_plan
-    from leakline.present.screen import write_lines
     from leakline.session.planning import plan
     from leakline.sources.procfs import ProcFs
 
     found = plan(ProcFs(), pids, options)
-    with closed_pipe_allowed():
-        if as_json:
-            sys.stdout.write(to_json(found))
-        else:
-            write_lines(describe_plan(found), sys.stdout, color)
-        sys.stdout.flush()
+    if out.as_json:
+        out.write_bytes(to_json(found).encode())
+    else:
+        out.write_lines(describe_plan(found))
     return 0
 
 
-def _check_launch(pids: tuple[int, ...], more_pids: tuple[int, ...], name: str | None, launched: list[str]) -> None:
+def _check_launch(targets: Targets, launched: list[str]) -> None:
     if not launched:
         raise click.UsageError("there is no command behind --")
-    if any_named([*pids, *more_pids], name):
+    if targets:
         raise click.UsageError("either processes that run, or -- COMMAND")

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
 from leakline.cli.fault_output import FaultOutput, fault_output_options
-from leakline.cli.options import (
-    Duration,
-    Size,
-    WithCommand,
-    any_named,
-    group_options,
-    select_targets,
-    speaker,
-    target_options,
-)
-
-if TYPE_CHECKING:
-    from leakline.present.screen import Color
+from leakline.cli.options import Duration, Size, WithCommand
+from leakline.cli.targets import Targets, target_options
 
 
 @click.command("faults", cls=WithCommand)
 @target_options
-@group_options
 @click.option("-i", "--interval", type=Duration(), help="Say what came in each stretch of time; a column of pictures (1s).")
 @click.option("-d", "--duration", type=Duration(), help="How long; else until Ctrl-C, or until the processes have ended.")
 @click.option("--sites", is_flag=True, help="Each code line with its stack.")
@@ -41,9 +29,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(
     ctx: click.Context,
-    pids: tuple[int, ...],
-    more_pids: tuple[int, ...],
-    name: str | None,
+    targets: Targets,
     interval: float | None,
     duration: float | None,
     sites: bool,
@@ -53,12 +39,7 @@ def command(
     stack_bytes: int,
     core: Path | None,
     findings_exit: int | None,
-    as_json: bool,
-    output: Path | None,
-    force: bool,
-    limit: int,
-    color: Color,
-    quiet: bool,
+    out: FaultOutput,
 ) -> int:
     """Show how a process gets its pages, and of what it died.
 
@@ -73,23 +54,20 @@ def command(
     from leakline.sources.procfs import ProcFs
 
     launched: list[str] = ctx.meta.get("leakline.command") or []
-    chosen = [*pids, *more_pids]
-    if bool(launched) + bool(core) + any_named(chosen, name) > 1:
+    if bool(launched) + bool(core) + bool(targets) > 1:
         raise click.UsageError("give processes, or -- COMMAND, or --core FILE")
-    if launched and as_json and output is None:
-        raise click.UsageError("--json needs --output FILE: stdout is the program's")
+    if launched:
+        out.require_file()
     if duration is not None and (launched or core):
         raise click.UsageError("--duration goes with processes that run already: a program that is started is followed to its end")
     if sites and by != "line":
         raise click.UsageError("--sites goes with --by line")
     if interval is not None and interval < 0.01:
         raise click.BadParameter("at least 10ms", param_hint="--interval")
-    writer = FaultOutput(output, as_json=as_json, force=force, limit=limit, color=color, sites=sites)
-    say = speaker(quiet=quiet)
     if core is not None:
         from leakline.session.core_faults import explain_core
 
-        writer.write([explain_core(core, say)], sys.stdout)
+        out.write([explain_core(core, out.say)], sys.stdout, sites=sites)
         return 0
     size = min(max(stack_bytes // 8 * 8, 0), 65528)  # the kernel's own limit
     settings = FaultSettings(
@@ -100,16 +78,16 @@ def command(
         if launched:
             from leakline.session.fault_launching import FaultLaunch
 
-            outcome = FaultLaunch(ProcFs(), settings, say).run(launched)
+            outcome = FaultLaunch(ProcFs(), settings, out.say).run(launched)
             if outcome.report is None:
                 return outcome.status
-            writer.write([outcome.report], sys.stderr)
+            out.write([outcome.report], sys.stderr, sites=sites)
             fatal = any(group.crash is not None and group.crash.fatal for group in outcome.report.faults)
             return findings_exit if findings_exit is not None and fatal else outcome.status
         from leakline.session.faulting import watch_faults
 
-        targets = select_targets(ProcFs(), chosen, name)
+        chosen = targets.select(ProcFs())
         seconds = float("inf") if duration is None else duration
-        reports = watch_faults(ProcFs(), targets, seconds, settings, interruption=interruption, say=say)
-    writer.write(reports, sys.stdout)
+        reports = watch_faults(ProcFs(), chosen, seconds, settings, interruption=interruption, say=out.say)
+    out.write(reports, sys.stdout, sites=sites)
     return 0

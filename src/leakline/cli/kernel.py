@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakline.cli.options import Duration, Output, closed_pipe_allowed, fail_on_option, fails, output_options, speaker
+from leakline.cli.findings_output import Output, output_options
+from leakline.cli.options import Duration
 from leakline.cli.tabular import machine_of, root_option
 from leakline.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from leakline.model.kernel import KernelReport
-    from leakline.present.screen import Color
     from leakline.session.kernel_locating import Source
 
 _PARTS = {
@@ -50,7 +49,6 @@ def _part_options(function: Any) -> Any:  # noqa: ANN401
 )
 @click.option("--counter", metavar="NAME", help="With --locate: the counter that grows: slab:kmalloc-256, or pages.")
 @root_option
-@fail_on_option
 @output_options
 def command(
     recording: Path | None,
@@ -61,13 +59,7 @@ def command(
     source: Source,
     counter: str | None,
     root: Path | None,
-    fail_on: str | None,
-    as_json: bool,
-    output: Path | None,
-    force: bool,
-    limit: int,
-    color: Color,
-    quiet: bool,
+    out: Output,
     **asked: bool,
 ) -> int:
     """Watch the kernel's own memory: which counter grows, whose things it counts, and which line allocates them.
@@ -84,7 +76,6 @@ def command(
         raise click.BadParameter("at least 10ms", param_hint="--interval")
     interruption = Interruption()
     parts: list[Any] = [name for name in _PARTS if asked[name]]
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color)
     machine = machine_of(root)
     if locate:
         from leakline.session.kernel_locating import locate_leaks
@@ -94,49 +85,33 @@ def command(
         if parts:
             raise click.UsageError("--locate takes --counter NAME")
         with interruption.listening():
-            report = locate_leaks(machine, source, counter, duration, interruption, speaker(quiet=quiet))
-        writer.write([report])
-        return int(fails([report], fail_on))
+            report = locate_leaks(machine, source, counter, duration, interruption, out.say)
+        out.write([report])
+        return out.status([report])
     if counter is not None or source != "auto":
         raise click.UsageError("--source and --counter go with --locate")
-    if fail_on is not None:
+    if out.fail_on is not None:
         raise click.UsageError("--fail-on goes with --locate")
-    if writer.form not in ("text", "json"):
-        raise click.UsageError(f"{writer.form} goes with --locate: counters are text or json")
+    if out.form not in ("text", "json"):
+        raise click.UsageError(f"{out.form} goes with --locate: counters are text or json")
     if recording is not None:
         from leakline.session.kernel_recorded import kernel_of_recording
 
         if parts or root is not None:
             raise click.UsageError("a recording holds no tables; it goes without --slab and so on, and without --root")
-        _write(kernel_of_recording(recording, Settings(warm_up=warm_up)), writer.as_json, output, limit, color)
+        _write(kernel_of_recording(recording, Settings(warm_up=warm_up)), out)
         return 0
     with interruption.listening():
-        found = KernelWatch(machine, interruption, parts, Settings(warm_up=warm_up)).run(interval, duration, speaker(quiet=quiet))
-    _write(found, writer.as_json, output, limit, color)
+        found = KernelWatch(machine, interruption, parts, Settings(warm_up=warm_up)).run(interval, duration, out.say)
+    _write(found, out)
     return 0
 
 
-def _write(report: KernelReport, as_json: bool, output: Path | None, limit: int, color: Color) -> None:
-    from io import StringIO
-
+def _write(report: KernelReport, out: Output) -> None:
     from leakline.present.json import to_json
     from leakline.present.kernel import describe_kernel
-    from leakline.present.screen import write_lines
 
-    text = StringIO()
-    if as_json:
-        text.write(to_json(report))
-    elif output is not None:
-        write_lines(describe_kernel(report, limit), text, "never")
-    if output is not None:
-        try:
-            output.write_text(text.getvalue(), encoding="utf-8")
-        except OSError as error:
-            raise InvalidRequest(f"cannot write {output}: {error.strerror}", hint="Choose another file.") from error
-        return
-    with closed_pipe_allowed():
-        if as_json:
-            sys.stdout.write(text.getvalue())
-        else:
-            write_lines(describe_kernel(report, limit), sys.stdout, color)
-        sys.stdout.flush()
+    if out.as_json:
+        out.write_bytes(to_json(report).encode())
+    else:
+        out.write_lines(describe_kernel(report, out.limit))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leakline.cli.options import Duration, Every, WithCommand, closed_pipe_allowed, say_on_stderr, target_options
+from leakline.cli.options import Duration, Every, WithCommand, closed_pipe_allowed, say_on_stderr
+from leakline.cli.targets import process_options
 from leakline.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("record", cls=WithCommand)
-@target_options
+@process_options
 @click.option("--cgroup", metavar="PATH", help="Processes in this control group, and in those below it.")
 @click.option("--children", is_flag=True, help="Those that these start, too.")
 @click.option("-i", "--interval", type=Duration(), default="1s", show_default=True, help="From tick to tick.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,24 +10,14 @@ import click
 from click.core import ParameterSource
 
 from leakline.cli.filters import FILTERS, filtered
-from leakline.cli.options import (
-    Duration,
-    Output,
-    Size,
-    as_page,
-    closed_pipe_allowed,
-    fail_on_option,
-    fails,
-    output_options,
-    say_on_stderr,
-    speaker,
-)
+from leakline.cli.findings_output import Output, output_options
+from leakline.cli.options import Duration, Size
 from leakline.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from leakline.present.screen import Color
+    _Judging = tuple[re.Pattern[str] | None, int | None, float, float]
 
 _MOST_PANELS = 4
 
@@ -42,7 +31,6 @@ _MOST_PANELS = 4
 @click.option("--warm-up", type=Duration(), default="1h", show_default=True, help="No LEAK is called in this time after the start.")
 @click.option("--horizon", type=Duration(), default="1d", show_default=True, help="A limit that is reached within it is a risk.")
 @click.option("--no-source", is_flag=True, help="Of .html: leave out the lines of source around a finding.")
-@fail_on_option
 @output_options
 @click.pass_context
 def command(
@@ -53,13 +41,7 @@ def command(
     warm_up: float,
     horizon: float,
     no_source: bool,
-    fail_on: str | None,
-    as_json: bool,
-    output: Path | None,
-    force: bool,
-    limit: int,
-    color: Color,
-    quiet: bool,
+    out: Output,
 ) -> int:
     """Show what files hold: a recording in words or as a chart, or the findings of whoever made them; all of it as a page.
 
@@ -69,10 +51,10 @@ def command(
     """
     from leakline.store.schema import is_recording
 
-    if as_page(output, ctx):
+    if out.form == "html":
         _refuse(ctx, ("as_json", "limit"), "is for what is printed: this is a page")
         settings = (_compiled(pattern), limit_bytes, warm_up, horizon)
-        return _write_page(files, settings, output, fail_on, source=not no_source, force=force, quiet=quiet)
+        return _write_page(files, settings, out, source=not no_source)
     _refuse(ctx, ("no_source",), "goes with -o FILE.html")
 
     recordings = [file for file in files if str(file) != "-" and file.is_file() and is_recording(file)]
@@ -80,17 +62,14 @@ def command(
         from leakline.session.reading_reports import read_reports
 
         _refuse(ctx, ("pattern", "limit_bytes", "warm_up", "horizon"), "goes with a recording: these are findings")
-        writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
-        reports = read_reports(files, speaker(quiet=quiet))
-        writer.write(reports)
-        return int(fails(reports, fail_on))
+        reports = read_reports(files, out.say)
+        out.write(reports)
+        return out.status(reports)
     if len(files) > 1:
         raise InvalidRequest("a recording is shown alone", hint=f"leakline report {recordings[0]}")
-    _refuse(
-        ctx, ("as_json", "format", "fail_on", *FILTERS), "is about findings: this is a recording, which `leakline trend` judges"
-    )
-    panels = limit if ctx.get_parameter_source("limit") is ParameterSource.COMMANDLINE else _MOST_PANELS
-    return _show_recording(recordings[0], pattern, panels, limit_bytes, warm_up, horizon, output, force=force, color=color)
+    _refuse(ctx, ("as_json", "form", "fail_on", *FILTERS), "is about findings: this is a recording, which `leakline trend` judges")
+    panels = out.limit if ctx.get_parameter_source("limit") is ParameterSource.COMMANDLINE else _MOST_PANELS
+    return _show_recording(recordings[0], (_compiled(pattern), limit_bytes, warm_up, horizon), panels, out)
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:
@@ -100,33 +79,25 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
         raise InvalidRequest(f"--series {pattern!r} is not a regular expression: {error}") from error
 
 
-def _write_page(
-    files: Sequence[Path],
-    judging: tuple[re.Pattern[str] | None, int | None, float, float],
-    output: Path | None,
-    fail_on: str | None,
-    *,
-    source: bool,
-    force: bool,
-    quiet: bool,
-) -> int:
+def _write_page(files: Sequence[Path], judging: _Judging, out: Output, *, source: bool) -> int:
     """One page of all files, to the file or to stdout."""
     from leakline.analysis.trend import Settings
     from leakline.session.html_page import gather, html_report
 
     pattern, limit_bytes, warm_up, horizon = judging
-    writer = Output(output, as_json=False, force=force, limit=1, color="never", quiet=quiet)
     page = gather(
         files,
-        speaker(quiet=quiet),
+        out.say,
         settings=Settings(warm_up, horizon),
         limit=limit_bytes,
         pattern=pattern,
         keep=filtered,
         source=source,
     )
-    writer.write_bytes(html_report(page))
-    return int(fails(page.reports, fail_on))
+    out.write_bytes(html_report(page))
+    if out.path is not None:
+        out.say(f"the page is in {out.path}")
+    return out.status(page.reports)
 
 
 def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
@@ -135,53 +106,33 @@ def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
             raise click.UsageError(f"{parameter.opts[-1]} {why}")
 
 
-def _show_recording(
-    file: Path,
-    pattern: str | None,
-    most: int,
-    limit_bytes: int | None,
-    warm_up: float,
-    horizon: float,
-    output: Path | None,
-    *,
-    force: bool,
-    color: Color,
-) -> int:
+def _show_recording(file: Path, judging: _Judging, most: int, out: Output) -> int:
     """The chart has a panel for each series, the worst first: samples, floors, the likeliest shape, the rate, the limit."""
     from leakline.analysis.trend import Settings, curve_of, judge
-    from leakline.present.screen import write_lines
     from leakline.present.series_chart import Panel, series_svg
     from leakline.present.trends import describe_trends
     from leakline.session.judging import recorded_series, severity
 
-    if output is not None and output.suffix not in (".svg", ".png"):
-        raise InvalidRequest(f"{output} does not end in .svg or .png", hint="Leave -o out for text.")
-    if output is not None and output.exists() and not force:
-        raise InvalidRequest(f"{output} exists", hint="Choose another file, or replace it with --force.")
-    wanted = _compiled(pattern)
+    if out.form not in ("text", "svg", "png") or (out.path is not None and out.form == "text"):
+        raise InvalidRequest(f"{out.path} does not end in .svg or .png", hint="Leave -o out for text.")
+    wanted, limit_bytes, warm_up, horizon = judging
     series = [one for one in recorded_series(file, limit_bytes) if wanted is None or wanted.search(one.name)]
     if not series:
         raise InvalidRequest(f"{file} holds no such series", hint="`leakline trend FILE --all` lists them.")
     judged = dict(enumerate(judge(series, Settings(warm_up, horizon))))
     worst = sorted(judged, key=lambda number: severity(judged[number]))
     trends = [judged[number] for number in worst]
-    if output is None:
-        with closed_pipe_allowed():
-            write_lines(describe_trends(trends[:most] if pattern is None else trends), sys.stdout, color)
-            sys.stdout.flush()
+    if out.form == "text":
+        out.write_lines(describe_trends(trends[:most] if wanted is None else trends))
         return 0
     panels = [Panel(series[number], judged[number], curve_of(series[number])) for number in worst[:most]]
     svg = series_svg(panels, file.name)
-    if output.suffix == ".png":
+    if out.form == "png":
         from leakline.present.png import png_of
 
-        data = png_of(svg)
+        out.write_bytes(png_of(svg))
     else:
-        data = svg.encode()
-    try:
-        output.write_bytes(data)
-    except OSError as error:
-        raise InvalidRequest(f"cannot write {output}: {error.strerror}", hint="Choose another file.") from error
+        out.write_bytes(svg.encode())
     if len(trends) > most:
-        say_on_stderr(f"{most} of {len(trends)} series are drawn: -n and --series choose")
+        out.say(f"{most} of {len(trends)} series are drawn: -n and --series choose")
     return 0

@@ -7,21 +7,11 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from leakline.cli.filters import active_filters
-from leakline.cli.options import (
-    Duration,
-    Output,
-    WithCommand,
-    findings_exit_options,
-    launched_status,
-    output_options,
-    speaker,
-)
+from leakline.cli.findings_output import Output, findings_exit_option, output_options
+from leakline.cli.options import Duration, WithCommand
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from leakline.model.finding import Report
-    from leakline.present.screen import Color
     from leakline.session.running import Follow
 
 
@@ -50,7 +40,7 @@ _SHORTEST_SECONDS = 0.5
 )
 @click.option("--valgrind-option", "arguments", multiple=True, metavar="OPTION", help="For valgrind; may be repeated.")
 @click.option("--show-content", is_flag=True, help="Characters that lost blocks hold; they may be secrets.")
-@findings_exit_options
+@findings_exit_option
 @output_options
 @click.pass_context
 def command(
@@ -62,13 +52,7 @@ def command(
     arguments: tuple[str, ...],
     show_content: bool,
     findings_exit: int | None,
-    fail_on: str | None,
-    as_json: bool,
-    output: Path | None,
-    force: bool,
-    limit: int,
-    color: Color,
-    quiet: bool,
+    out: Output,
 ) -> int:
     """Start a program, and name what it has lost at its end, with the stacks that allocated it.
 
@@ -92,20 +76,18 @@ def command(
         raise click.UsageError("--every and --catch-signals go with --engine agent")
     if every is not None and every < _SHORTEST_SECONDS:
         raise click.BadParameter("at least 500ms", param_hint="--every")
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
-    writer.require_file()
-    details = Details(census=writer.as_json, content=show_content)
+    out.require_file()
+    details = Details(census=out.as_json, content=show_content)
     options = RunOptions(follow=follow, details=details, every=every, catch_signals=catch_signals)
-    say = speaker(quiet=quiet)
 
     def publish(report: Report) -> None:
         try:
-            writer.write([report], sys.stderr, replace=True)
+            out.write([report], sys.stderr, replace=True)
         except (LeaklineError, OSError) as error:  # the next one may find room
-            say(f"no report this time: {error}")
+            out.say(f"no report this time: {error}")
 
     if engine == "agent":
-        outcome = Run(ProcFs(), options, say, publish).run(launched)
+        outcome = Run(ProcFs(), options, out.say, publish).run(launched)
     else:
         from leakline.session.checking import CheckerOptions, run_checker
 
@@ -113,7 +95,7 @@ def command(
         checking = CheckerOptions(
             follow=follow != "none", arguments=arguments, suppressions="" if rules is None else rules.for_valgrind
         )
-        outcome = run_checker(engine, launched, checking, say)
+        outcome = run_checker(engine, launched, checking, out.say)
     if outcome.reports:
-        writer.write(outcome.reports, sys.stderr, replace=every is not None)
-    return launched_status(outcome.reports, outcome.status, findings_exit, fail_on)
+        out.write(outcome.reports, sys.stderr, replace=every is not None)
+    return out.launched_status(outcome.reports, outcome.status, findings_exit)

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from leakline.cli.options import (
-    Address,
-    Duration,
-    Output,
-    any_named,
-    fail_on_option,
-    fails,
-    group_options,
-    output_options,
-    select_targets,
-    speaker,
-    target_options,
-)
-
-if TYPE_CHECKING:
-    from leakline.present.screen import Color
+from leakline.cli.findings_output import Output, output_options
+from leakline.cli.options import Address, Duration
+from leakline.cli.targets import Targets, target_options
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _SHORTEST_SECONDS = 0.1
@@ -30,7 +16,6 @@ _SHORTEST_SECONDS = 0.1
 
 @click.command("scan")
 @target_options
-@group_options
 @click.option(
     "--confirm",
     type=click.IntRange(1, 100),
@@ -54,12 +39,9 @@ _SHORTEST_SECONDS = 0.1
 @click.option("--show-content", is_flag=True, help="Characters that lost blocks hold; they may be secrets.")
 @click.option("--core", "--open", "core", type=_FILE, help="Search a core dump, or an image that --save wrote.")
 @click.option("--save", type=_FILE, help="Keep the image of the last look, as a core file, for analysis elsewhere.")
-@fail_on_option
 @output_options
 def command(
-    pids: tuple[int, ...],
-    more_pids: tuple[int, ...],
-    name: str | None,
+    targets: Targets,
     confirm: int,
     stop_deadline: float,
     no_stop: bool,
@@ -71,13 +53,7 @@ def command(
     show_content: bool,
     core: Path | None,
     save: Path | None,
-    fail_on: str | None,
-    as_json: bool,
-    output: Path | None,
-    force: bool,
-    limit: int,
-    color: Color,
-    quiet: bool,
+    out: Output,
 ) -> int:
     """Find the lost heap blocks of a running process.
 
@@ -91,18 +67,15 @@ def command(
     from leakline.session.searching import Details
     from leakline.sources.procfs import ProcFs
 
-    targets = [*pids, *more_pids]
-    if core is not None and (any_named(targets, name) or no_stop or every is not None or save is not None or max_pause is not None):
+    if core is not None and (targets or no_stop or every is not None or save is not None or max_pause is not None):
         raise click.UsageError("--core searches a file: it goes with no process, and nothing that is about one")
     if duration is not None and every is None:
         raise click.UsageError("--duration is how long --every goes on")
     if every is not None and every < _SHORTEST_SECONDS:
         raise click.BadParameter("at least 100ms", param_hint="--every")
-    if save is not None and save.exists() and not force:
+    if save is not None and save.exists() and not out.force:
         raise click.UsageError(f"{save} exists: --force replaces it")
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
-    say = speaker(quiet=quiet)
-    census = writer.as_json or before is not None or every is not None
+    census = out.as_json or before is not None or every is not None
     options = ScanOptions(
         looks=confirm,
         stop=not no_stop,
@@ -115,13 +88,13 @@ def command(
         save=save,
     )
     if core is not None:
-        reports = [look_into_file(core, options, say=say)]
+        reports = [look_into_file(core, options, say=out.say)]
     else:
         procfs, interruption = ProcFs(), Interruption()
         with interruption.listening():
-            chosen = select_targets(procfs, targets, name)
+            chosen = targets.select(procfs)
             if len(chosen) > 1 and (save is not None or why is not None or before is not None or every is not None):
                 raise click.UsageError("--save, --why, --diff and --every are about one process")
-            reports = each(chosen, lambda pid: look(procfs, pid, options, interruption=interruption, say=say), say)
-    writer.write(reports)
-    return int(fails(reports, fail_on))
+            reports = each(chosen, lambda pid: look(procfs, pid, options, interruption=interruption, say=out.say), out.say)
+    out.write(reports)
+    return out.status(reports)

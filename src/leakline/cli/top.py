@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leakline.cli.options import Duration, Size, target_options
+from leakline.cli.options import Duration, Size
+from leakline.cli.targets import process_options
 
 if TYPE_CHECKING:
     from leakline.analysis.trend import Settings
@@ -21,7 +22,7 @@ _SORTS = ("growth", "uss", "pss", "rss", "swap", "faults", "pid", "user", "comma
 
 
 @click.command("top")
-@target_options
+@process_options
 @click.option("--cgroup", metavar="PATH", help="Processes in this control group, and in those below it.")
 @click.option("-u", "--user", help="Show this user's processes only; the key u chooses another.")
 @click.option("--open", "recording", type=click.Path(dir_okay=False, path_type=Path), help="Replay a recording instead.")

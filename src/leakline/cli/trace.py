@@ -6,23 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from leakline.cli.options import (
-    Duration,
-    Output,
-    Size,
-    fail_on_option,
-    fails,
-    group_options,
-    output_options,
-    select_targets,
-    speaker,
-    target_options,
-)
+from leakline.cli.findings_output import Output, output_options
+from leakline.cli.options import Duration, Size
+from leakline.cli.targets import Targets, target_options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from leakline.present.screen import Color
     from leakline.session.tracing import Via
     from leakline.sources.bpf import Stacks
 
@@ -31,7 +19,6 @@ if TYPE_CHECKING:
 
 @click.command("trace")
 @target_options
-@group_options
 @click.option(
     "--via", type=click.Choice(["auto", "bpf", "breakpoint", "faults"]), default="auto", show_default=True, help="How to record."
 )
@@ -52,25 +39,16 @@ if TYPE_CHECKING:
     show_default=True,
     help="Exact by unwinding a copy; by frame pointers, where programs have them; or the caller alone (bpf).",
 )
-@fail_on_option
 @output_options
 def command(
-    pids: tuple[int, ...],
-    more_pids: tuple[int, ...],
-    name: str | None,
+    targets: Targets,
     via: Engine,
     duration: float,
     min_size: int,
     min_age: float,
     sample: int,
     stacks: Stacks,
-    fail_on: str | None,
-    as_json: bool,
-    output: Path | None,
-    force: bool,
-    limit: int,
-    color: Color,
-    quiet: bool,
+    out: Output,
 ) -> int:
     """Record the allocations of a running process, and tell which are lost.
 
@@ -84,10 +62,9 @@ def command(
     from leakline.sources.bpf import RecordingOptions
     from leakline.sources.procfs import ProcFs
 
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
-    procfs, interruption, say = ProcFs(), Interruption(), speaker(quiet=quiet)
+    procfs, interruption, say = ProcFs(), Interruption(), out.say
     with interruption.listening():
-        chosen = select_targets(procfs, [*pids, *more_pids], name)
+        chosen = targets.select(procfs)
         if via == "faults":
             from leakline.session.fault_growth import watch_growth
 
@@ -96,5 +73,5 @@ def command(
             recording = RecordingOptions(min_size=min_size, sampled_bytes=sample, stacks=stacks)
             options = TraceOptions(seconds=duration, via=via, min_age=min_age, recording=recording)
             reports = each(chosen, lambda pid: watch_allocations(procfs, pid, options, interruption=interruption, say=say), say)
-    writer.write(reports)
-    return int(fails(reports, fail_on))
+    out.write(reports)
+    return out.status(reports)

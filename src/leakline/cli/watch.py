@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leakline.cli.options import Duration, Output, Rate, Size, fail_on_option, fails, output_options, say_on_stderr
+from leakline.cli.findings_output import Output, output_options
+from leakline.cli.options import Duration, Rate, Size, say_on_stderr
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from subprocess import Popen
 
     from leakline.analysis.trend import Settings
     from leakline.model.finding import Report
-    from leakline.present.screen import Color
     from leakline.session.interruption import Interruption
     from leakline.session.watching import Update
 
@@ -50,7 +49,6 @@ class _PidOrAll(click.ParamType[int]):
 )
 @click.option("--warm-up", type=Duration(), default="1h", show_default=True, help="No LEAK is called in this time after the start.")
 @click.option("--horizon", type=Duration(), default="1d", show_default=True, help="A limit that is reached within it is a risk.")
-@fail_on_option
 @output_options
 def command(
     pids: tuple[int, ...],
@@ -65,13 +63,7 @@ def command(
     command_line: str | None,
     warm_up: float,
     horizon: float,
-    fail_on: str | None,
-    as_json: bool,
-    output: Path | None,
-    force: bool,
-    limit: int,
-    color: Color,
-    quiet: bool,
+    out: Output,
 ) -> int:
     """Watch processes, and say when their memory is judged to grow.
 
@@ -93,13 +85,12 @@ def command(
     some = bool(everything or chosen or name or cgroup)
     if not (some or of_kernel):
         raise click.UsageError("no target: give PIDs, `all`, --name, --cgroup or --kernel")
-    writer = Output(output, as_json=as_json, force=force, limit=limit, color=color, quiet=quiet)
     interruption = Interruption()
     watch = Watch(Machine(), interruption, Settings(warm_up, horizon), limit_bytes, grow_over or 0.0)
     choice = Choice.of(chosen, name=name, cgroup=cgroup, everything=everything)
     many = everything or cgroup is not None
     started: list[Popen[bytes]] = []
-    kernel = _Kernel(interruption, Settings(warm_up, horizon), grow_over or 0.0, quiet=quiet) if of_kernel else None
+    kernel = _Kernel(interruption, Settings(warm_up, horizon), grow_over or 0.0, quiet=out.quiet) if of_kernel else None
 
     def on_tick() -> None:
         if kernel is not None and kernel.tick() and command_line is not None:
@@ -109,7 +100,7 @@ def command(
     with interruption.listening():
         for update in watch.run(choice, interval, longest, on_tick) if some else ():
             accused = watch.accuses(update.trend)
-            if not quiet and (accused or update.trend.at_risk or not (many or update.trend.accuses)):
+            if not out.quiet and (accused or update.trend.at_risk or not (many or update.trend.accuses)):
                 _say(update)
             if command_line is not None and accused:
                 started[:] = [*_still_running(started), _run(command_line, watch.report(update))]
@@ -118,11 +109,11 @@ def command(
         reports = watch.reports(every=not many) if some else []
         reports += [kernel.report()] if kernel is not None else []
     _await(started)
-    if many and some and not quiet:
+    if many and some:
         unread = f", {watch.unreadable} more may not be read" if watch.unreadable else ""
-        say_on_stderr(f"{watch.services} watched{unread}; {len(reports)} grow")
-    writer.write(reports)
-    return int(fails(reports, fail_on))
+        out.say(f"{watch.services} watched{unread}; {len(reports)} grow")
+    out.write(reports)
+    return out.status(reports)
 
 
 class _Kernel:
