@@ -14,6 +14,7 @@ Ints = NDArray[np.int64]
 PAGE = 4096.0
 _QUANTILE = 0.25  # a pure minimum breaks on single dips
 _LEAST_CYCLES = 3
+_LEAST_SMOOTHED = 12
 # A quantum q leaves a deviation of q / sqrt(12); the median of |second differences| of white noise is 0.6745 * sqrt(6) deviations.
 _NOISE_TO_QUANTUM = 12**0.5 / (0.6745 * 6**0.5)
 
@@ -106,11 +107,15 @@ def floors_of(values: Floats, cycles: Ints) -> Floats:
                 there = part[row][~np.isnan(part[row])]
                 if there.size:
                     found[row, block] = np.quantile(there, _QUANTILE)
-    found = filled(found)[:, trim:]
-    if blocks >= 12:
-        middle = np.median(np.stack([found[:, :-2], found[:, 1:-1], found[:, 2:]]), axis=0)
-        found[:, 1:-1] = middle  # single dips
-    return found
+    return smoothed(filled(found)[:, trim:])
+
+
+def smoothed(floors: Floats) -> Floats:
+    """Each by the median of itself and its neighbours, where there are enough of them: single dips."""
+    if floors.shape[1] < _LEAST_SMOOTHED:
+        return floors
+    middle = np.median(np.stack([floors[:, :-2], floors[:, 1:-1], floors[:, 2:]]), axis=0)
+    return np.concatenate([floors[:, :1], middle, floors[:, -1:]], axis=1)
 
 
 def quanta(values: Floats, cycles: Ints) -> Floats:

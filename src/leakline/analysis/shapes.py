@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cache
-from typing import Any, NamedTuple
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ _CLEAN = {
     "wave": 0.10,
     "wave of two harmonics": 0.05,
 }
-_CHUNK = 128  # what fits into a core's own cache
+_CHUNK = 256  # what fits into a core's own cache
 
 
 class _Shape(NamedTuple):
@@ -54,24 +55,27 @@ class _Noise(NamedTuple):
 
     log_weight: float
     whiten: Floats
-    constant: Floats
-    """Unit vector of the whitened constant."""
+    """(blocks, blocks): the product with a series is white, without its constant."""
     basis: Floats
-    """Orthonormal columns of all shapes, side by side."""
+    """(blocks, columns): the products with a series are its parts along orthonormal columns of the shapes: first the first columns
+    of all, then the second ones, and so on."""
     slope: Floats
-    """(blocks, shapes): the product with a series is its slope at the end."""
+    """(blocks, leaking shapes): the product with a series is its slope at the end."""
     slope_norm: Floats
     """Standard deviation of that slope, in units of the noise's."""
 
 
 class _Zoo(NamedTuple):
+    """All shapes, those with the most columns first."""
+
     families: NDArray[np.str_]
-    leaking: NDArray[np.bool_]
+    leaking: Ints
+    """Places of the leaking ones."""
     parameters: Ints
     log_prior: Floats
-    starts: Ints
-    """Where each shape's columns begin in the basis, for those that have any."""
-    with_columns: Ints
+    is_leaking: NDArray[np.bool_]
+    deep: tuple[int, ...]
+    """How many shapes have a first column, a second one, and so on."""
     noises: tuple[_Noise, ...]
 
 
@@ -107,52 +111,62 @@ def fit_shapes(floors: Floats, quanta: Floats, prior: float = PRIOR) -> ShapeFit
 
 
 class _Weighed(NamedTuple):
-    weights: Floats
+    weights: NDArray[np.float32]
     """(series, noises, shapes): posterior probabilities."""
-    slopes: NDArray[np.floating[Any]]
-    deviations: NDArray[np.floating[Any]]
+    slopes: NDArray[np.float32]
+    """(series, noises, leaking shapes)."""
+    deviations: NDArray[np.float32]
 
 
 def _weigh(zoo: _Zoo, floors: Floats, quanta: Floats, prior: float) -> _Weighed:
     count, blocks = floors.shape
     g = float(blocks)
     centred = floors - floors.mean(axis=1, keepdims=True)
-    least = blocks * quanta**2 / 12  # what rounding to the quantum alone leaves
+    scale = np.maximum(np.abs(centred).max(axis=1, keepdims=True), quanta[:, None])
+    centred /= scale  # so that single precision holds every square
+    least = blocks * (quanta[:, None] / scale) ** 2 / 12  # what rounding to the quantum alone leaves
     shapes = len(zoo.families)
     log_odds = np.empty((count, len(zoo.noises), shapes), np.float32)  # sums of some hundred: exact to a ten-thousandth
-    slopes = np.empty_like(log_odds)
-    deviations = np.empty_like(log_odds)
-    freedom = np.maximum(blocks - 1 - zoo.parameters, 1)
+    slopes = np.empty((count, len(zoo.noises), len(zoo.leaking)), np.float32)
+    deviations = np.empty_like(slopes)
+    freedom = np.maximum(blocks - 1 - zoo.parameters[zoo.leaking], 1)
+    constant = zoo.log_prior - 0.5 * zoo.parameters * np.log1p(g) + np.where(zoo.is_leaking, np.log(prior), np.log1p(-prior))
     for at, noise in enumerate(zoo.noises):
         white = centred @ noise.whiten
-        white -= np.outer(white @ noise.constant, noise.constant)
-        whole = (white * white).sum(axis=1) + least
-        projected = white @ noise.basis
-        explained = np.zeros((count, shapes))
-        explained[:, zoo.with_columns] = np.add.reduceat(projected * projected, zoo.starts, axis=1)
-        rest = np.maximum(whole[:, None] - explained, least[:, None])
-        spread = ((g * rest + whole[:, None]) / ((1 + g) * whole[:, None])).astype(np.float32)
-        log_odds[:, at] = noise.log_weight - 0.5 * zoo.parameters * np.log1p(g)
-        log_odds[:, at] -= 0.5 * (blocks - 1) * (np.log(spread) + np.log(whole)[:, None])
+        whole = (white * white).sum(axis=1, keepdims=True) + least
+        parts = centred @ noise.basis
+        parts *= parts
+        rest = np.repeat(whole, shapes, axis=1)
+        first = 0
+        for columns in zoo.deep:
+            rest[:, :columns] -= parts[:, first : first + columns]
+            first += columns
+        np.maximum(rest, least, out=rest)
         slopes[:, at] = centred @ noise.slope
-        deviations[:, at] = np.sqrt(rest / freedom) * noise.slope_norm
-    log_odds += zoo.log_prior + np.where(zoo.leaking, np.log(prior), np.log1p(-prior))
-    weights = np.exp(log_odds - log_odds.max(axis=(1, 2), keepdims=True))
+        deviations[:, at] = np.sqrt(rest[:, zoo.leaking] / freedom) * noise.slope_norm
+        rest *= g
+        rest += whole
+        log_odds[:, at] = np.log(rest.astype(np.float32))
+        log_odds[:, at] *= -0.5 * (blocks - 1)
+        log_odds[:, at] += (constant + noise.log_weight).astype(np.float32)
+    log_odds -= log_odds.max(axis=(1, 2), keepdims=True)
+    weights = np.exp(log_odds, out=log_odds)
     weights /= weights.sum(axis=(1, 2), keepdims=True)
-    return _Weighed(weights, slopes, deviations)
+    unit = scale.astype(np.float32)[:, :, None]
+    return _Weighed(weights, slopes * unit, deviations * unit)
 
 
 def _fit(zoo: _Zoo, floors: Floats, quanta: Floats, prior: float, into: ShapeFits) -> None:
     weights, slopes, deviations = _weigh(zoo, floors, quanta, prior)
-    rising = zoo.leaking & (slopes > 0)
-    leak = np.where(rising, weights, 0.0)
-    mass = leak.sum(axis=(1, 2))
-    into.probability[:] = mass
+    leaking = weights[:, :, zoo.leaking]
+    leak = np.where(slopes > 0, leaking, 0.0)
+    mass = leak.sum(axis=(1, 2), dtype=float)
+    into.probability[:] = np.minimum(mass, 1.0)
     mass = np.maximum(mass, 1e-30)
-    into.growth[:] = (leak * slopes).sum(axis=(1, 2)) / mass
-    square = (leak * (deviations**2 + slopes**2)).sum(axis=(1, 2)) / mass
-    into.growth_deviation[:] = np.sqrt(np.maximum(square - into.growth**2, 0))
-    into.alternative[:] = _alternatives(zoo, weights, rising)
+    into.growth[:] = (leak * slopes).sum(axis=(1, 2), dtype=float) / mass
+    apart = slopes - into.growth[:, None, None]
+    into.growth_deviation[:] = np.sqrt((leak * (deviations**2 + apart**2)).sum(axis=(1, 2), dtype=float) / mass)
+    into.alternative[:] = _alternatives(zoo, weights, (leaking - leak).sum(axis=(1, 2)))
 
 
 def likeliest_curve(floors: Floats, quantum: float, prior: float = PRIOR) -> tuple[str, Floats]:
@@ -166,40 +180,38 @@ def likeliest_curve(floors: Floats, quantum: float, prior: float = PRIOR) -> tup
     """
     blocks = len(floors)
     weights = _weigh(_zoo(blocks), floors[None], np.array([quantum]), prior).weights.sum(axis=1)[0]
-    shape = [shape for shape in _shapes(blocks) if len(shape.columns) + 2 < blocks][int(weights.argmax())]
+    shape = _ordered_shapes(blocks)[int(weights.argmax())]
     columns = np.stack([np.ones(blocks), *shape.columns], axis=1)
     coefficients, *_ = np.linalg.lstsq(columns, floors, rcond=None)
     return shape.family, np.asarray(columns @ coefficients)
 
 
-def _alternatives(zoo: _Zoo, weights: Floats, rising: NDArray[np.bool_]) -> NDArray[np.str_]:
+def _alternatives(zoo: _Zoo, weights: NDArray[np.float32], declining: NDArray[np.float32]) -> NDArray[np.str_]:
+    by_shape = weights.sum(axis=1)
     clean = [family for family in _CLEAN if (zoo.families == family).any()]
-    masses = [weights[:, :, zoo.families == family].sum(axis=(1, 2)) for family in clean]
-    masses.append(np.where(zoo.leaking & ~rising, weights, 0.0).sum(axis=(1, 2)))
-    return np.asarray(np.array([*clean, DECLINING])[np.argmax(np.stack(masses, axis=1), axis=1)])
+    masses = [by_shape[:, zoo.families == family].sum(axis=1) for family in clean]
+    return np.asarray(np.array([*clean, DECLINING])[np.argmax(np.stack([*masses, declining], axis=1), axis=1)])
 
 
 @cache
 def _zoo(blocks: int) -> _Zoo:
-    shapes = [shape for shape in _shapes(blocks) if len(shape.columns) + 2 < blocks]
+    shapes = _ordered_shapes(blocks)
     families = np.array([shape.family for shape in shapes])
     counts = Counter(families.tolist())
     sums = [sum(weight for family, weight in table.items() if counts[family]) for table in (_LEAKING, _CLEAN)]
-    leaking = np.array([shape.family in _LEAKING for shape in shapes])
+    is_leaking = np.array([shape.family in _LEAKING for shape in shapes])
     prior = [
         (_LEAKING[shape.family] / sums[0] if shape.family in _LEAKING else _CLEAN[shape.family] / sums[1]) / counts[shape.family]
         for shape in shapes
     ]
     parameters = np.array([len(shape.columns) for shape in shapes])
-    with_columns = np.flatnonzero(parameters)
-    ends = np.cumsum(parameters)
     return _Zoo(
         families=families,
-        leaking=leaking,
+        leaking=np.flatnonzero(is_leaking),
         parameters=parameters,
         log_prior=np.log(prior),
-        starts=(ends - parameters)[with_columns],
-        with_columns=with_columns,
+        is_leaking=is_leaking,
+        deep=tuple(int((parameters > depth).sum()) for depth in range(int(parameters.max()))),
         noises=tuple(_noise(blocks, shapes, phi, weight) for phi, weight in _NOISE),
     )
 
@@ -209,26 +221,35 @@ def _noise(blocks: int, shapes: list[_Shape], phi: float, weight: float) -> _Noi
     whiten[0, 0] = np.sqrt(1 - phi * phi)
     constant = whiten @ np.ones(blocks)
     constant /= np.linalg.norm(constant)
-    bases, slope, norm = [], np.zeros((blocks, len(shapes))), np.zeros(len(shapes))
-    for number, shape in enumerate(shapes):
-        if not shape.columns:
+    level = whiten.T @ (np.eye(blocks) - np.outer(constant, constant))
+    depths: list[list[Floats]] = [[] for _ in range(max(len(shape.columns) for shape in shapes))]
+    slopes, norms = [], []
+    for count, alike in groupby(shapes, key=lambda shape: len(shape.columns)):
+        if not count:
             continue
-        columns = whiten @ np.stack(shape.columns, axis=1)
-        columns -= np.outer(constant, constant @ columns)
+        group = list(alike)
+        columns = whiten @ np.array([np.stack(shape.columns, axis=1) for shape in group])
+        columns -= constant[:, None] * (constant @ columns)[:, None, :]
         basis, triangle = np.linalg.qr(columns)
-        bases.append(basis)
-        if shape.end_slope:
-            row = np.linalg.solve(triangle, basis.T)[list(shape.end_slope)].sum(axis=0)
-            slope[:, number] = whiten.T @ row
-            norm[number] = np.linalg.norm(row)
+        for depth in range(count):
+            depths[depth].append(level @ basis[:, :, depth].T)
+        ends = np.array([[float(column in shape.end_slope) for column in range(count)] for shape in group])
+        rows = (ends[:, None, :] @ np.linalg.solve(triangle, basis.swapaxes(1, 2)))[:, 0]
+        leaking = [place for place, shape in enumerate(group) if shape.family in _LEAKING]
+        slopes.append(rows[leaking] @ whiten)
+        norms.append(np.linalg.norm(rows[leaking], axis=1))
     return _Noise(
         log_weight=float(np.log(weight) + 0.5 * np.log(1 - phi * phi)),
-        whiten=whiten.T,
-        constant=constant,
-        basis=np.concatenate(bases, axis=1),
-        slope=slope,
-        slope_norm=norm,
+        whiten=level,
+        basis=np.concatenate([part for depth in depths for part in depth], axis=1),
+        slope=np.concatenate(slopes).T,
+        slope_norm=np.concatenate(norms),
     )
+
+
+def _ordered_shapes(blocks: int) -> list[_Shape]:
+    """Those that so many blocks can tell, the ones with the most columns first."""
+    return sorted((shape for shape in _shapes(blocks) if len(shape.columns) + 2 < blocks), key=lambda shape: -len(shape.columns))
 
 
 def _shapes(blocks: int) -> list[_Shape]:

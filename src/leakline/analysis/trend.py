@@ -24,7 +24,7 @@ _MOST_GRID = 20_000
 _LONG_GAP = 100
 _MOST_INCREMENTS = 8
 _NORMAL_95 = 1.645
-_VERDICTS: dict[str, Verdict] = {
+VERDICTS: dict[str, Verdict] = {
     FLAT: "STABLE",
     "one step": "STEP",
     "two steps": "STEP",
@@ -227,7 +227,7 @@ def _judged(series: Series, samples: _Samples, fits: Sequence[_Fit], earlier: Se
     duration = float(times[-1] - times[0])
     gates: tuple[Gate, ...] = ()
     if fit.probability < UNDECIDED:
-        verdict = _VERDICTS[fit.alternative]
+        verdict = VERDICTS[fit.alternative]
     elif fit.probability < GROWING:
         verdict = "UNDECIDED"
     else:
