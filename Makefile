@@ -62,6 +62,10 @@ test-web: .venv/.developing ## what people look at in a browser, in Debian's Chr
 	tools/install-packages web
 	$(BIN)/pytest -m slow tests/web
 
+test-fleet: .venv/.developing ## many hosts by a real Prometheus and a real VictoriaMetrics
+	tools/install-packages fleet
+	$(BIN)/pytest -m slow tests/fleet
+
 bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
@@ -80,6 +84,11 @@ bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[report]" playwright
 	tools/install-packages web
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[fleet]"
+	tools/install-packages fleet
+	$(BIN)/python benchmarks/fleet.py
+	$(BIN)/python benchmarks/fleet_parquet.py
+	$(BIN)/python benchmarks/fleet_synthetic.py
 
 docs: .venv/.installed ## regenerate the JSON schemas
 	$(BIN)/python tools/write-schemas docs/schemas
@@ -90,4 +99,4 @@ dist: .venv/.developing ## wheel and source archive in dist/
 clean: ## remove what was built
 	rm -rf .venv build dist src/leakline/_native .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo check format test agent-check glibcs test-real test-kernel test-web bench docs dist clean
+.PHONY: help setup demo check format test agent-check glibcs test-real test-kernel test-web test-fleet bench docs dist clean

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -34,9 +34,9 @@ class Answer(NamedTuple):
 
 
 @contextmanager
-def serving(*arguments: object) -> Iterator[Server]:
-    """Start it on a free port; at the end a Ctrl-C ends it, with 0 and without a word of trouble."""
-    command = [sys.executable, "-m", "leakline", "serve", "--port", "0", *map(str, arguments)]
+def serving(*arguments: object, below: Sequence[str] = ()) -> Iterator[Server]:
+    """Start it on a free port, by another command if one is given; a Ctrl-C ends it, with 0 and without a word of trouble."""
+    command = [*below, sys.executable, "-m", "leakline", "serve", "--port", "0", *map(str, arguments)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = process.stderr.readline()

@@ -31,6 +31,8 @@ COMMANDS = {
     "diff": "Compare two files of findings: what is new, what grew, what is gone.",
     "serve": "Show the machine, or a recording, in the browser; and to Prometheus by /metrics.",
     "metrics": "Write these metrics for node_exporter's textfile collector, or to stdout.",
+    "fleet": "Judge many hosts by their Prometheus: what leaks, since which release, how surely.",
+    "export": "Write a recording as Parquet, for `fleet` and other programs.",
     "system": "Show where all of the machine's memory is.",
     "kernel": "Watch the kernel's own memory: what grows, whose it is, which line allocates it.",
     "ps": "Show what processes hold: USS, PSS, RSS, VSS and swap.",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 KERNEL_COUNTERS = frozenset(
     {"SUnreclaim", "KernelStack", "PageTables", "SecPageTables", "VmallocUsed", "Percpu", "Shmem", "Hugetlb", UNEXPLAINED}
 )
-_SEVERITY = ("LEAK", "GROWING", "UNDECIDED", "STEP", "PLATEAU", "SETTLING", "PERIODIC", "DECLINING", "STABLE", "INSUFFICIENT")
+SEVERITY = ("LEAK", "GROWING", "UNDECIDED", "STEP", "PLATEAU", "SETTLING", "PERIODIC", "DECLINING", "STABLE", "INSUFFICIENT")
 
 
 def recorded_series(path: Path, limit: int | None = None) -> list[Series]:
@@ -68,7 +68,7 @@ def by_severity(trends: Sequence[SeriesTrend]) -> list[SeriesTrend]:
 
 def severity(trend: SeriesTrend) -> tuple[int, bool, int]:
     """Sorts the worst first."""
-    return _SEVERITY.index(trend.verdict), not trend.at_risk, -(trend.increase or 0)
+    return SEVERITY.index(trend.verdict), not trend.at_risk, -(trend.increase or 0)
 
 
 def series_of(one: RecordedSeries, limit: int | None) -> Series:

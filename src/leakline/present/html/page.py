@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from leakline.model.page import DrawnSeries, Page, PageRecording, SourceExcerpt
     from leakline.model.stack import SourceLocation
 
+_NOTHING_ELSE = "default-src 'none'; base-uri 'none'; form-action 'none'"
 _SCRIPTS = ("core.js", "lines.js", "stacks.js", "flame.js", "treemap.js", "page.js")
 _MOST_FINDINGS, _MOST_FAULTS, _MOST_LARGE, _MOST_ROWS, _MOST_REASONS = 100, 40, 6, 200, 20
 
@@ -123,10 +124,10 @@ def render(page: Page, version: str) -> bytes:
     cards = cards_of(page)
     html = _template().render(
         page=page,
-        policy=f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'",
-        style=_trusted(style),
-        script=_trusted(script),
-        payload=_trusted(embedded(payload)),
+        policy=f"{_NOTHING_ELSE}; script-src '{content_hash(script)}'; style-src '{content_hash(style)}'",
+        style=trusted(style),
+        script=trusted(script),
+        payload=trusted(embedded(payload)),
         made=datetime.fromtimestamp(page.made).astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=version,
         cards=cards[:MOST_CARDS],
@@ -175,15 +176,16 @@ def _template() -> Template:
         long=long_time,
         duration=duration,
     )
-    return environment.from_string(_asset("page.html.j2"))
+    return environment.from_string(asset("page.html.j2"))
 
 
 @cache
 def _style_and_script() -> tuple[str, str]:
-    return _asset("page.css"), '"use strict";(() => {\n' + "".join(_asset(name) for name in _SCRIPTS) + "})();\n"
+    return asset("page.css"), '"use strict";(() => {\n' + "".join(asset(name) for name in _SCRIPTS) + "})();\n"
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of ours that becomes part of a page."""
     return resources.files("leakline.present.html").joinpath("assets", name).read_text("utf-8")
 
 
@@ -192,11 +194,12 @@ def _base(name: str) -> str:
     return name.rpartition("/")[2] or name if name.startswith("/") else name
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
+    """As a policy names it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _trusted(text: str) -> str:
+def trusted(text: str) -> str:
     """Our own text, which is not escaped; `embedded` has made the data harmless."""
     from markupsafe import Markup
 

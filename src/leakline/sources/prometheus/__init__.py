@@ -1,0 +1,1 @@
+"""Prometheus-compatible stores: Prometheus, VictoriaMetrics, Thanos, Mimir."""
