@@ -104,6 +104,14 @@ def test_restarts_are_epochs_of_one_series() -> None:
     assert warm.verdict not in ("GROWING", "LEAK")
 
 
+def test_the_rate_of_several_runs_is_that_of_the_one_that_grows() -> None:
+    level = 100.0 + noise(4)[:150] * 0.1
+    values = np.concatenate([level, level + 0.5 * np.arange(150)])
+    trend = judged(values, epochs=tuple(number // 150 for number in range(300)))
+    assert trend.verdict == "LEAK"
+    assert trend.rate_bytes_per_second == pytest.approx(0.5 * MIB, rel=0.1)
+
+
 def test_gaps_are_gaps() -> None:
     values = 100 + 20 * X + noise(5)
     with_gaps = values.copy()

@@ -209,13 +209,14 @@ def _fits(parts: Sequence[_Part]) -> dict[int, list[_Fit]]:
 
 
 def _joined(fits: Sequence[_Fit]) -> _Fit:
-    """One fit of several epochs: their evidence adds up, the rate is that of the longest."""
+    """One fit of several epochs: their evidence adds up, the rate is that of the longest one that grows, if any does."""
     prior = math.log(PRIOR / (1 - PRIOR))
     odds = prior
     for fit in fits:
         p = min(max(fit.probability, 1e-12), 1 - 1e-12)
         odds += math.log(p / (1 - p)) - prior
-    longest = max(fits, key=lambda fit: fit.seconds)
+    growing = [fit for fit in fits if fit.probability >= GROWING]
+    longest = max(growing or fits, key=lambda fit: fit.seconds)
     return longest._replace(probability=1 / (1 + math.exp(-max(min(odds, 700), -700))))
 
 
