@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leakline.model.fleet import FleetReport
+from leakline.model.fleet_floors import FloorBatch, RawSeries, Window
+from leakline.session.fleet import FleetOptions, judge_fleet
+
 Floats = NDArray[np.float64]
 SAMPLES, BLOCKS = 300, 26
+WINDOW = Window.until(1_800_000_000.0, 3 * 86400.0)
+STEP = WINDOW.length_ms / 1000 / SAMPLES
+_BATCH = 5000
 MIB = float(1 << 20)
 _X = np.linspace(0, 1, SAMPLES)
 
@@ -113,3 +120,40 @@ def floors_of(values: Floats) -> Floats:
 
 def _pages(values: Floats, unit: float = MIB) -> Floats:
     return np.maximum(np.round(values * unit / 4096), 64) * 4096
+
+
+class Made:
+    """A store whose series are in memory."""
+
+    address = "made"
+
+    def __init__(self, values: Floats, labels: list[dict[str, str]]) -> None:
+        self._values, self._labels = values, labels
+        self.partial: list[str] = []
+
+    def series(self, _window: Window) -> list[dict[str, str]]:
+        """The labels of each."""
+        return self._labels
+
+    def floors(self, _series: Sequence[Mapping[str, str]], _window: Window) -> Iterator[FloorBatch]:
+        """Of all blocks."""
+        for first in range(0, len(self._values), _BATCH):
+            part = self._values[first : first + _BATCH]
+            yield FloorBatch(np.arange(first, first + len(part)), floors_of(part))
+
+    def points(self, _labels: Mapping[str, str], _window: Window) -> int:
+        """Samples of each."""
+        return SAMPLES
+
+    def samples(self, _series: Sequence[Mapping[str, str]], window: Window, chosen: Sequence[int]) -> Iterator[RawSeries]:
+        """Of some."""
+        times: Floats = np.linspace(window.start, window.start + STEP * (SAMPLES - 1), SAMPLES)
+        return (RawSeries(number, times, self._values[number]) for number in chosen)
+
+    def limits(self, _window: Window) -> list[tuple[dict[str, str], float]]:
+        """None."""
+        return []
+
+
+def judged(values: Floats, labels: list[dict[str, str]]) -> FleetReport:
+    return judge_fleet(Made(values, labels), WINDOW, FleetOptions("made", ("version",)), lambda _text: None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
@@ -18,57 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leakline.analysis.fleet_floors import fit_floors
-from leakline.model.fleet import FleetReport
-from leakline.model.fleet_floors import FloorBatch, RawSeries, Window
-from leakline.session.fleet import FleetOptions, judge_fleet
 
 FLEET, HOSTS, BATCH = 100_000, 2000, 5000
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)
 PRESENT = (26, 19, 13, 9, 6)
-WINDOW = Window.until(1_800_000_000.0, 3 * 86400.0)
-STEP = WINDOW.length_ms / 1000 / fleet_series.SAMPLES
-
-
-class Made:
-    """A store whose series are in memory."""
-
-    address = "made"
-
-    def __init__(self, values: NDArray[np.float64], labels: list[dict[str, str]]) -> None:
-        self._values, self._labels = values, labels
-        self.partial: list[str] = []
-
-    def series(self, _window: Window) -> list[dict[str, str]]:
-        """The labels of each."""
-        return self._labels
-
-    def floors(self, _series: Sequence[Mapping[str, str]], _window: Window) -> Iterator[FloorBatch]:
-        """Of all blocks."""
-        for first in range(0, len(self._values), BATCH):
-            part = self._values[first : first + BATCH]
-            yield FloorBatch(np.arange(first, first + len(part)), fleet_series.floors_of(part))
-
-    def points(self, _labels: Mapping[str, str], _window: Window) -> int:
-        """Samples of each."""
-        return fleet_series.SAMPLES
-
-    def samples(self, _series: Sequence[Mapping[str, str]], window: Window, chosen: Sequence[int]) -> Iterator[RawSeries]:
-        """Of some."""
-        times = window.start + STEP * np.arange(fleet_series.SAMPLES)
-        return (RawSeries(number, times, self._values[number]) for number in chosen)
-
-    def limits(self, _window: Window) -> list[tuple[dict[str, str], float]]:
-        """None."""
-        return []
-
-
-def judged(values: NDArray[np.float64], labels: list[dict[str, str]]) -> FleetReport:
-    return judge_fleet(Made(values, labels), WINDOW, FleetOptions("made", ("version",)), lambda _text: None)
 
 
 def clean_part(seed: int) -> tuple[int, int, int]:
     values = fleet_series.clean(np.random.default_rng(seed), 2 * BATCH)
-    report = judged(values, [{"host": f"h{n}"} for n in range(len(values))])
+    report = fleet_series.judged(values, [{"host": f"h{n}"} for n in range(len(values))])
     verdicts = [one.verdict for one in report.services]
     return verdicts.count("LEAK"), verdicts.count("GROWING"), sum(one.discovered for one in report.services)
 
@@ -80,7 +37,7 @@ def release(seed: int, share: float) -> tuple[bool, bool, float]:
     leaks = HOSTS + rng.permutation(HOSTS)[: round(share * HOSTS)]
     values[leaks] = fleet_series.leaking(rng, len(leaks))
     labels = [{"job": "shop", "host": f"{'ab'[n // HOSTS]}{n % HOSTS}", "version": f"1.{n // HOSTS}"} for n in range(2 * HOSTS)]
-    found = {one.release: one for one in judged(values, labels).rollouts}
+    found = {one.release: one for one in fleet_series.judged(values, labels).rollouts}
     return found["1.1"].discovered, found["1.0"].discovered, found["1.1"].leaking_share
 
 

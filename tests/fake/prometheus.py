@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ def success(data: object, **more: object) -> Says:
 
 
 @contextmanager
-def saying(answer: Callable[[Asked], Says]) -> Iterator[tuple[str, list[Asked]]]:
+def saying(answer: Callable[[Asked], Says], tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, list[Asked]]]:
     """Its address, and what it has been asked."""
     asked: list[Asked] = []
 
@@ -56,10 +57,12 @@ def saying(answer: Callable[[Asked], Says]) -> Iterator[tuple[str, list[Asked]]]
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        yield f"http{'s' if tls is not None else ''}://127.0.0.1:{server.server_address[1]}", asked
     finally:
         server.shutdown()
         server.server_close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,35 @@ def test_who_asks_is_told_and_no_address_keeps_a_password() -> None:
     for address in ("ftp://x", "http://", "nonsense", "http://x/?a=b"):
         with pytest.raises(InvalidRequest):
             Http(address, Access())
+
+
+def _certificate(folder: Path, name: str) -> Path:
+    """A certificate that vouches for itself, with its key in one file."""
+    both = folder / f"{name}.pem"
+    subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    key, certificate = folder / "key", folder / "certificate"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subprocess.run([*command, *subject, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    both.write_text(key.read_text() + certificate.read_text())
+    return both
+
+
+def test_certificates_are_checked_on_both_sides(tmp_path: Path) -> None:
+    server, ours = _certificate(tmp_path, "server"), _certificate(tmp_path, "ours")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(ours))
+    context.load_cert_chain(str(server))
+    context.verify_mode = ssl.CERT_REQUIRED
+    with saying(lambda _asked: success([]), context) as (url, asked):
+        with pytest.raises(NotPossible, match="certificate"), asking(url, token=SECRET) as http:
+            http.ask("/api/v1/series", {})
+        with pytest.raises(NotPossible), asking(url, ca=server) as http:
+            http.ask("/api/v1/series", {})
+        assert asked == []
+        with asking(url, ca=server, certificate=ours) as http:
+            assert http.ask("/api/v1/series", {}).data == b"[]"
+    (tmp_path / "none.pem").write_text("nothing")
+    with pytest.raises(InvalidRequest, match="certificates"):
+        Http("https://127.0.0.1:1", Access(ca=tmp_path / "none.pem"))
 
 
 def test_nobody_there() -> None:

@@ -87,7 +87,7 @@ class Http:
             self._client = httpx.Client(
                 headers=headers,
                 auth=(user, password) if user else None,
-                verify=_trust(access),
+                verify=address.scheme == "https" and _trust(access),
                 timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
                 follow_redirects=False,
                 limits=httpx.Limits(max_connections=16),
