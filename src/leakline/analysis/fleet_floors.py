@@ -88,7 +88,7 @@ def need_samples(floors: Floats, fits: FloorFits) -> NDArray[np.bool_]:
     """Of which series the samples may say more than the floors: what may grow, what wanders or cycles upwards, what falls at once.
 
     A cycle is masked in samples, not in floors; a fall may be a restart that no label shows. The rest is not read: of made series
-    that `trend` calls growing by their samples, these rules leave out one in sixty.
+    that `trend` calls growing by their samples, these rules leave out one in seventy.
     """
     whole = filled(floors)
     steps = np.diff(whole, axis=1)
