@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from leakline.analysis.rollouts import judge_rollouts
 from leakline.analysis.services import join
 from leakline.analysis.trend import Settings
 from leakline.errors import InvalidRequest, ParseError
-from leakline.model.fleet_floors import BLOCKS, Window
+from leakline.model.fleet_floors import BLOCKS, FloorBatch, RawSeries, Window
 from leakline.session.fleet import FleetOptions, judge_fleet
 from leakline.session.judging import judge_recording
 from leakline.store.parquet import ExportedSeries, ParquetStore, write_parquet
@@ -146,6 +147,44 @@ def test_a_release_that_begins_to_leak() -> None:
     assert new.since == WINDOW.start + 13 * WINDOW.width
     assert old.since is None
     assert new.rate_bytes_per_second == pytest.approx(2e6 / WINDOW.width, rel=0.1)
+
+
+class _Limited:
+    """A store whose limits come from another exporter."""
+
+    address = "made"
+    partial: list[str] = []  # noqa: RUF012  nothing is missing
+
+    def series(self, _window: Window) -> list[dict[str, str]]:
+        return [{"job": "kubelet", "instance": "n1", "namespace": "a", "pod": f"p{n}", "container": "c"} for n in range(3)]
+
+    def floors(self, _series: Sequence[Mapping[str, str]], window: Window) -> Iterator[FloorBatch]:
+        yield FloorBatch(np.arange(3), np.full((3, window.blocks), 1e8))
+
+    def points(self, _labels: Mapping[str, str], _window: Window) -> int:
+        return 1
+
+    def samples(self, *_: object) -> Iterator[RawSeries]:
+        return iter(())
+
+    def limits(self, _window: Window) -> list[tuple[dict[str, str], float]]:
+        other = {"job": "kube-state-metrics", "instance": "k1", "namespace": "a", "container": "c", "resource": "memory"}
+        return [
+            ({**other, "pod": "p0"}, 2e8),
+            ({**other, "pod": "p0"}, 3e8),
+            ({**other, "pod": "p9"}, 1.0),
+            ({**other, "pod": "p1"}, 2.0**63),
+        ]
+
+
+def test_limits_of_another_exporter() -> None:
+    report = judge_fleet(_Limited(), WINDOW, FleetOptions("m", ()), lambda _text: None)
+    assert {one.name: one.limit for one in report.services} == {
+        "c, kubelet, a, p0": 200_000_000,
+        "c, kubelet, a, p1": None,
+        "c, kubelet, a, p2": None,
+    }
+    assert all(one.verdict == "STABLE" and one.judged_by == "floors" for one in report.services)
 
 
 def _written(path: Path, count: int = 40) -> tuple[np.ndarray, list[float]]:

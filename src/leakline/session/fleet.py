@@ -283,11 +283,16 @@ def _by_floors_alone(one: _Judged, fits: FloorFits, window: Window, settings: Se
 def _limits(
     limits: Sequence[tuple[dict[str, str], float]], services: Sequence[Service], series: Sequence[Mapping[str, str]]
 ) -> dict[int, int]:
-    """Of each service what its last run may reach: by the labels that both metrics have."""
+    """Of each service what its last run may reach: by the labels that both metrics have.
+
+    Labels of which no value is the same, such as the job and the instance of two exporters, say nothing.
+    """
     if not limits or not services:
         return {}
-    ours = {name for labels in series for name in labels}
-    shared = sorted(ours & {name for labels, _ in limits for name in labels})
+    ours = {pair for labels in series for pair in labels.items()}
+    shared = sorted({name for labels, _ in limits for name, value in labels.items() if (name, value) in ours})
+    if not shared:
+        return {}
     table: dict[tuple[str, ...], float] = {}
     for labels, value in limits:
         key = tuple(labels.get(name, "") for name in shared)
