@@ -76,6 +76,7 @@ bench: .venv/.installed ## the figures of docs/performance.md
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/top.py
 	$(BIN)/python benchmarks/scan.py
+	tools/install-packages bench
 	$(BIN)/python benchmarks/agent.py
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/trace.py

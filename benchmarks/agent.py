@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -96,6 +97,27 @@ int main(int n, char **arguments)
 	}
 }
 """
+FUNCTION = """
+struct sN { int a, b[16]; struct sN *next; };
+static int helpN(struct sN *s, int n)
+{
+	int sum = 0;
+	for (struct sN *p = s; p; p = p->next)
+		for (int i = 0; i < n && i < 16; i++)
+			sum += p->b[i] * (i + N) ^ p->a;
+	return sum;
+}
+int workN(struct sN *s, int n)
+{
+	switch (n % 5) {
+	case 0: return helpN(s, n);
+	case 1: return helpN(s->next, n / 2) + N;
+	case 2: s->a = helpN(s, 3); return s->a;
+	case 3: for (int i = 0; i < 16; i++) s->b[i] = i * n; return 0;
+	default: return n > N ? helpN(s, n - 1) : -1;
+	}
+}
+"""
 JSON = """
 import json, random
 random.seed(1)
@@ -120,7 +142,53 @@ def main() -> None:
         compare("2000 threads in turn", [program, "churn", "2000"])
         compare("10000 threads in turn", [program, "churn", "10000"], pairs=1)
         compare("8 M blocks of 24 bytes, kept", [program, "keep", "8000000"])
+        real_programs(Path(name))
         start_up()
+
+
+def real_programs(folder: Path) -> None:
+    """What people run: a compiler, a database in a file, a server."""
+    source = folder / "large.c"
+    source.write_text("".join(FUNCTION.replace("N", str(number)) for number in range(300)))
+    compare("gcc -O2 of 6,900 lines", [shutil.which("gcc") or "gcc", "-O2", "-c", "-o", str(folder / "large.o"), str(source)])
+    sqlite, redis = shutil.which("sqlite3"), shutil.which("redis-server")
+    if sqlite is None or redis is None:
+        print("sqlite3 and redis-server are not installed: tools/install-packages bench", file=sys.stderr)
+        return
+    rows = 1_000_000
+    script = (
+        "PRAGMA synchronous=OFF; DROP TABLE IF EXISTS t; CREATE TABLE t(a INTEGER, b TEXT);"
+        f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
+        " INSERT INTO t SELECT i, hex(randomblob(32)) FROM n; CREATE INDEX x ON t(b);"
+    )
+    database = folder / "database"
+    compare("sqlite3, a table of a million rows and an index", [sqlite, str(database), script])
+    print(f"  its file has {database.stat().st_size / 1e6:.0f} MB")
+    library = str(part_path("libleakline-agent.so"))
+    ratios = []
+    for _ in range(PAIRS):
+        bare, agent = serving(redis, {}), serving(redis, {"LD_PRELOAD": library})
+        ratios.append(agent / bare)
+    print(
+        f"redis-server under redis-benchmark (its allocator is jemalloc: a table of live blocks): {statistics.median(ratios):.2f}"
+        f" times the CPU (best {min(ratios):.2f})",
+        flush=True,
+    )
+
+
+def serving(redis: str, more: dict[str, str]) -> float:
+    """CPU seconds of a server while a client asks it."""
+    with tempfile.TemporaryDirectory() as name:
+        address = f"{name}/socket"
+        command = [redis, "--port", "0", "--unixsocket", address, "--save", "", "--dir", name, "--logfile", f"{name}/log"]
+        server = os.posix_spawn(command[0], command, {**os.environ, **more})
+        while not Path(address).exists():
+            time.sleep(0.01)
+        client = ["redis-benchmark", "-s", address, "-q", "-n", "200000", "-r", "100000", "-t", "set,get,lpush,lpop,sadd,hset"]
+        subprocess.run(client, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["redis-cli", "-s", address, "shutdown", "nosave"], check=False, stdout=subprocess.DEVNULL)
+        _, _, usage = os.wait4(server, 0)
+        return usage.ru_utime + usage.ru_stime
 
 
 def start_up() -> None:
