@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import ssl
 import subprocess
+import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -140,6 +143,26 @@ def _server(asked: Asked, series: list[dict[str, str]], *, broken: str = "", par
         rows = [{"metric": one, "values": [[at, "1e8"] for at in times]} for one in wanted]
         return success({"resultType": "matrix", "result": rows}, **({"warnings": ["a shard is down"]} if partial else {}))
     return success({"resultType": "matrix", "result": []})
+
+
+def test_nobody_waits_for_an_answer_after_ctrl_c() -> None:
+    waiting, answered = threading.Event(), threading.Event()
+
+    def answer(asked: Asked) -> Says:
+        if asked.path.endswith("/query_range"):
+            waiting.set()
+            answered.wait(60)
+        return _server(asked, [{"host": "a"}])
+
+    with saying(answer) as (url, _):
+        command = [sys.executable, "-m", "leakline", "fleet", "--prometheus", url, "--metric", "m", "-q"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert waiting.wait(30)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        assert (process.returncode, said.strip()) == (130, "")
+        assert not answered.is_set()
+        answered.set()
 
 
 def test_what_is_missing_is_named() -> None:

@@ -140,7 +140,7 @@ def main() -> NoReturn:
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "leakline"
         _fail(type(error).__name__, error.format_message(), f"`{path} --help` shows what it takes.", 2)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        _leave(130)
     except OSError as error:
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

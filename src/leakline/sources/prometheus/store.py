@@ -235,7 +235,8 @@ class PrometheusStore:
     def _each(self, ask: Callable[[Shard], Any], pieces: Iterable[Shard]) -> Iterator[tuple[Shard, Any]]:
         """What each request brings, or its error, in whatever order they end; few are made ahead of whoever reads them."""
         rest = iter(pieces)
-        with ThreadPoolExecutor(self._concurrency) as pool:
+        pool = ThreadPoolExecutor(self._concurrency)
+        try:
             running: dict[Future[Any], Shard] = {pool.submit(ask, shard): shard for shard in islice(rest, self._concurrency)}
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -248,6 +249,8 @@ class PrometheusStore:
                         yield shard, future.result()
                     except LeaklineError as error:
                         yield shard, error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # whoever presses Ctrl-C does not wait for an answer
 
 
 def _batch(table: _Table, places: Mapping[frozenset[tuple[str, str]], int], window: Window) -> FloorBatch:
