@@ -80,9 +80,8 @@ struct allocator {
 extern struct allocator leakline_real; /* entry.c's assembly knows its layout */
 extern void (*leakline_real_free)(void *);
 
-/* entry.c calls these one after the other, until one does not answer 0. */
-int leakline_record_plain(const uint64_t *sp);
-int leakline_record_known(void *block, size_t size, const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
+/* entry.c calls the second where the first answers 0. */
+int leakline_record_known(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
 void leakline_record(void *block, size_t size, const struct registers *registers, const uint64_t *sp);
 
 /* start.c */
@@ -96,8 +95,8 @@ struct tables {
 	uint32_t *shadow;
 	uint8_t *shadow_steps; /* per step of the shadow: enum step */
 	struct thread *threads;
-	struct memo *memo;
-	uint64_t *memo_keys;
+	struct tree *tree;
+	struct branches *branches;
 	struct hint *hints;
 	struct rule *rules;
 	struct full_rule *full_rules;
@@ -107,7 +106,7 @@ struct tables {
 	uint32_t *indices; /* the hash tables of sites, each twice as long as the one before it */
 	uint8_t *stack;    /* of the last check */
 	struct slot *blocks; /* without a shadow */
-	uint64_t most_blocks, most_sites, most_frames;
+	uint64_t most_blocks, most_sites, most_frames, tree_bytes;
 };
 extern struct tables tables;
 extern uint64_t reserved_bytes;
@@ -138,8 +137,7 @@ void use_table(void);
 /* threads.c */
 struct thread { /* counters of a thread, and of ended ones whose place it has taken; on a cache line of its own */
 	uint64_t allocations, misses, truncated;
-	uint32_t tid, turn;
-	uint64_t pad[4];
+	uint32_t tid, pad[9];
 };
 #define MOST_THREADS 1024
 extern __thread struct thread *this_thread;
@@ -151,7 +149,13 @@ void sum_counters(void);
 #define MOST_FRAMES 64
 uint32_t intern_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t flags);
 void drop_sites(const struct agent_range *gone, size_t n_gone);
-void reset_site_lock(void);
+void lock_records(uint64_t *signals);
+void unlock_records(const uint64_t *signals);
+void reset_records_lock(void);
+
+/* tree.c */
+void show_stacks(int are_visible);
+void drop_stacks(const struct agent_range *gone, size_t n_gone);
 
 /* modules.c */
 struct module {
@@ -161,6 +165,7 @@ struct module {
 };
 #define MOST_MODULES 32768
 extern uint32_t modules_may_have_changed;
+void doubt_modules(void);
 extern uint64_t module_generation; /* counts vanished modules: what was learned in an earlier one may be wrong */
 void find_loader(void);
 void refresh_modules(void);

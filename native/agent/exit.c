@@ -355,7 +355,7 @@ static void after_fork(void)
 	if (leakline_agent_state.phase != AGENT_OFF) {
 		leakline_agent_state.phase = AGENT_RECORDING;
 		forget_other_threads();
-		reset_site_lock();
+		reset_records_lock();
 		reset_modules_lock();
 	}
 	if (follow != FOLLOW_NONE)

@@ -6,8 +6,9 @@
  */
 #define _GNU_SOURCE
 #include "agent.h"
-#include "memo.h"
+#include "hints.h"
 #include "syscalls.h"
+#include "tree.h"
 #include "../unwind/unwind.h"
 
 #include <string.h>
@@ -35,13 +36,13 @@ int make_accessible(void *start, size_t size)
 }
 
 struct room { /* for how much there is */
-	uint64_t shadow_bytes, most_blocks, most_sites, most_frames;
+	uint64_t shadow_bytes, most_blocks, most_sites, most_frames, tree_bytes;
 };
 
 static uint64_t bytes_of(const struct room *room)
 {
 	return room->shadow_bytes + room->most_blocks * sizeof(struct slot) + room->most_sites * (sizeof *tables.sites + 32) + room->most_frames * 8 +
-	       STEPS_BYTES + MEMO_BYTES + KEYS_BYTES + HINTS_BYTES + RULES_BYTES + FULL_RULES_BYTES + MOST_MODULES * sizeof *tables.modules +
+	       2 * room->tree_bytes + STEPS_BYTES + HINTS_BYTES + RULES_BYTES + FULL_RULES_BYTES + MOST_MODULES * sizeof *tables.modules +
 	       MOST_THREADS * sizeof *tables.threads + OWN_STACK + 24 * GUARD;
 }
 
@@ -60,13 +61,14 @@ static int carve_tables(uint64_t at, const struct room *room)
 	tables.modules = carve(&at, MOST_MODULES * sizeof *tables.modules, MOST_MODULES * sizeof *tables.modules);
 	tables.shadow_steps = carve(&at, STEPS_BYTES, STEPS_BYTES);
 	tables.threads = carve(&at, MOST_THREADS * sizeof *tables.threads, MOST_THREADS * sizeof *tables.threads);
-	tables.memo = carve(&at, MEMO_BYTES, MEMO_BYTES);
-	tables.memo_keys = carve(&at, KEYS_BYTES, KEYS_BYTES);
+	tables.tree = carve(&at, room->tree_bytes, TREE_START);
+	tables.branches = carve(&at, room->tree_bytes, 0);
+	tables.tree_bytes = room->tree_bytes;
 	tables.hints = carve(&at, HINTS_BYTES, HINTS_BYTES);
 	tables.rules = carve(&at, RULES_BYTES, RULES_BYTES);
 	tables.full_rules = carve(&at, FULL_RULES_BYTES, FULL_RULES_BYTES);
 	tables.stack = carve(&at, OWN_STACK, OWN_STACK);
-	return tables.modules && tables.shadow_steps && tables.threads && tables.memo && tables.memo_keys && tables.hints && tables.rules && tables.full_rules &&
+	return tables.modules && tables.shadow_steps && tables.threads && tables.tree && tables.hints && tables.rules && tables.full_rules &&
 	       tables.stack;
 }
 
@@ -98,10 +100,10 @@ static int reserve(const struct room *room)
 int reserve_memory(int with_shadow)
 {
 	static const struct room rooms[] = {
-		{SHADOW_BYTES, 0, 1ull << 24, UINT32_MAX},
-		{0, 1ull << 28, 1ull << 24, UINT32_MAX},
-		{0, 1ull << 22, 1ull << 18, 1ull << 23},
-		{0, 1ull << 18, 1ull << 16, 1ull << 20},
+		{SHADOW_BYTES, 0, 1ull << 24, UINT32_MAX, 1ull << 34},
+		{0, 1ull << 28, 1ull << 24, UINT32_MAX, 1ull << 32},
+		{0, 1ull << 22, 1ull << 18, 1ull << 23, 1ull << 26},
+		{0, 1ull << 18, 1ull << 16, 1ull << 20, 1ull << 23},
 	};
 	for (size_t i = with_shadow ? 0 : 1; i < sizeof rooms / sizeof *rooms; i++)
 		if (reserve(&rooms[i]))

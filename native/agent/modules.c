@@ -28,6 +28,7 @@ uint64_t module_generation;
 static uint32_t n_modules;
 static unsigned long long loads_seen, unloads_seen;
 static uint32_t refreshing;
+static uint32_t doubts; /* how often modules may have changed */
 static struct agent_range loader;
 
 struct news {
@@ -119,8 +120,17 @@ static int drop_unseen(void)
 		for (uint32_t i = 0; i < FULL_RULES; i++)
 			tables.full_rules[i].tag = 0;
 	}
+	drop_stacks(gone, n_gone);
 	drop_sites(gone, n_gone);
 	return n_gone == GONE_AT_ONCE;
+}
+
+/* Before the next allocation is recorded, look at the modules. */
+void doubt_modules(void)
+{
+	__atomic_add_fetch(&doubts, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&modules_may_have_changed, 1, __ATOMIC_SEQ_CST);
+	show_stacks(0);
 }
 
 /*
@@ -132,6 +142,7 @@ void refresh_modules(void)
 	struct news news = {0, 0};
 	if (__atomic_exchange_n(&refreshing, 1, __ATOMIC_ACQUIRE))
 		return;
+	uint32_t doubts_before = __atomic_load_n(&doubts, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&modules_may_have_changed, 0, __ATOMIC_SEQ_CST);
 	dl_iterate_phdr(read_counts, &news);
 	if (news.loads != loads_seen || news.unloads != unloads_seen) {
@@ -143,6 +154,9 @@ void refresh_modules(void)
 		loads_seen = news.loads;
 		unloads_seen = news.unloads;
 	}
+	show_stacks(1);
+	if (__atomic_load_n(&doubts, __ATOMIC_SEQ_CST) != doubts_before)
+		doubt_modules();
 	__atomic_store_n(&refreshing, 0, __ATOMIC_RELEASE);
 }
 

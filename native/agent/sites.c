@@ -101,7 +101,7 @@ static uint32_t add(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t 
 }
 
 /* Of threads that end, or that a fork left behind, none gives the lock back. */
-static void take_lock(uint64_t *signals)
+void lock_records(uint64_t *signals)
 {
 	uint64_t all = ~0ull;
 	uint32_t self = (uint32_t)syscall_0(SYS_gettid), holder = 0;
@@ -118,7 +118,7 @@ static void take_lock(uint64_t *signals)
 	}
 }
 
-static void give_lock(const uint64_t *signals)
+void unlock_records(const uint64_t *signals)
 {
 	__atomic_store_n(&lock, 0, __ATOMIC_RELEASE);
 	syscall_4(SYS_rt_sigprocmask, 2, (long)signals, 0, 8); /* SIG_SETMASK */
@@ -132,11 +132,11 @@ uint32_t intern_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t
 	if (site)
 		return site;
 	uint64_t signals;
-	take_lock(&signals);
+	lock_records(&signals);
 	site = index_now ? look_up(index_now, frames, n, hash, flags) : 0;
 	if (!site)
 		site = add(frames, n, hash, flags);
-	give_lock(&signals);
+	unlock_records(&signals);
 	return site;
 }
 
@@ -153,16 +153,16 @@ static int passes_through(const struct agent_site *site, const struct agent_rang
 void drop_sites(const struct agent_range *gone, size_t n_gone)
 {
 	uint64_t signals;
-	take_lock(&signals);
+	lock_records(&signals);
 	for (uint64_t at = 0; at < index_size; at++) {
 		uint32_t site = index_now[at];
 		if (site && site != DROPPED && passes_through(&tables.sites[site], gone, n_gone))
 			__atomic_store_n(&index_now[at], DROPPED, __ATOMIC_RELEASE);
 	}
-	give_lock(&signals);
+	unlock_records(&signals);
 }
 
-void reset_site_lock(void)
+void reset_records_lock(void)
 {
 	lock = 0;
 }

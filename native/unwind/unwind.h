@@ -81,32 +81,43 @@ static inline int64_t rbp_offset_of(uint64_t body)
 }
 
 /*
- * walk.c: a stack, and all that it was found by. A step says where the next word lies, from the place of the one before it (at first the
- * stack pointer), and what it is for.
+ * walk.c: a stack, and all that it was found by. A step says where a word was read, what it was for, and what was found: the word, or, of
+ * an address in the stack, its distance from the stack pointer.
  */
 #define MOST_WORDS 96
 
 enum step_kind {
-	COMPARE,	  /* a return address: must be the same */
-	COMPARE_DISTANCE, /* its distance from the stack pointer must be the same */
-	GO_ON_THERE,	  /* a saved rbp, which is where the next words are found from; it may differ */
-	GO_ON_AT_RBP,	  /* rbp as it came, likewise */
+	COMPARE,	/* a return address */
+	SAVED_RBP,	/* what is read next lies by this distance from it, if it is near; else it is compared by its distance */
+	RBP_ITSELF,	/* the register as it came, likewise */
+	WORD_DISTANCE,	/* any other word that addresses come from */
+	RBP_DISTANCE,	/* registers as they came */
+	RBX_DISTANCE,
+	R12_DISTANCE,
+	DEPTH,		/* the stack pointer: this holds nowhere else */
 };
-#define KIND_MASK 7u /* distances are multiples of 8 */
+#define KIND_MASK 7u
 #define LONGEST_JUMP (32u << 10) /* by rbp without asking: frames are rarely larger */
-
-enum dependency { ON_RBP = 1, ON_RBX = 2, ON_R12 = 4, ON_SP = 8, ON_MORE = 16 /* not to be remembered */ };
+#define IS_NEAR 1		 /* what is found in place of a distance: no address is so close to a stack pointer */
 
 struct trace {
 	uint32_t n_frames, n_words;
-	uint32_t dependencies; /* registers whose distance from the stack pointer must be the same */
-	uint16_t flags;        /* enum agent_site_flag */
-	uint16_t cut;	       /* by the depth limit, or where no call frame information was */
-	uint64_t hash, last;   /* last: where the step before ended */
+	uint16_t flags;	      /* enum agent_site_flag */
+	uint16_t cut;	      /* by the depth limit, or where no call frame information was */
+	uint8_t is_full;      /* walked by whole rows */
+	uint8_t is_lost;      /* it depends on more than the steps say */
+	uint16_t once;	      /* kinds of steps about registers that there are already */
+	uint64_t hash, last;  /* last: where the step before ended */
 	uint64_t frames[MOST_FRAMES];
-	uint32_t steps[MOST_WORDS];
+	uint64_t places[MOST_WORDS];
 	uint64_t words[MOST_WORDS];
+	uint8_t kinds[MOST_WORDS];
 };
+
+static inline int is_near(uint64_t address, uint64_t from)
+{
+	return address - from < LONGEST_JUMP && !(address & 7);
+}
 
 void walk_stack(struct trace *trace, const struct registers *registers, const uint64_t *sp);
 void walk_fully(struct trace *trace, const struct registers *registers, const uint64_t *sp);

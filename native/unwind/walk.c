@@ -8,16 +8,29 @@
 
 #include <string.h>
 
-static void add_word(struct trace *t, enum step_kind kind, uint64_t sp, uint64_t address, uint64_t word)
+static void add_word(struct trace *t, enum step_kind kind, uint64_t sp, uint64_t place, uint64_t word)
 {
-	int64_t distance = (int64_t)(address - t->last);
-	if (t->n_words == MOST_WORDS || distance != (int32_t)distance || distance & KIND_MASK) {
-		t->dependencies |= ON_MORE;
+	uint64_t found = kind == COMPARE || kind == DEPTH ? word : word - sp;
+	if (t->n_words == MOST_WORDS || place & 7 || (kind != COMPARE && found == IS_NEAR)) {
+		t->is_lost = 1;
 		return;
 	}
-	t->steps[t->n_words] = (uint32_t)distance | kind;
-	t->words[t->n_words++] = kind == COMPARE_DISTANCE ? word - sp : word;
-	t->last = kind == GO_ON_THERE || kind == GO_ON_AT_RBP ? word : address;
+	t->last = place;
+	if ((kind == SAVED_RBP || kind == RBP_ITSELF) && is_near(word, place)) {
+		found = IS_NEAR;
+		t->last = word;
+	}
+	t->kinds[t->n_words] = (uint8_t)kind;
+	t->places[t->n_words] = place;
+	t->words[t->n_words++] = found;
+}
+
+/* Of a register that addresses come from. */
+static void add_register(struct trace *t, enum step_kind kind, uint64_t sp, uint64_t value)
+{
+	if (!(t->once & 1u << kind))
+		add_word(t, kind, sp, t->last, value);
+	t->once |= (uint16_t)(1u << kind);
 }
 
 static void add_frame(struct trace *t, uint64_t ip)
@@ -30,8 +43,9 @@ static void add_frame(struct trace *t, uint64_t ip)
 static void begin(struct trace *t, uint64_t sp)
 {
 	t->last = sp;
-	t->n_frames = t->n_words = t->dependencies = 0;
-	t->flags = t->cut = 0;
+	t->n_frames = t->n_words = 0;
+	t->flags = t->cut = t->once = 0;
+	t->is_full = t->is_lost = 0;
 	t->hash = 0x6c6561;
 }
 
@@ -47,11 +61,6 @@ static inline uint64_t get_rule(uint64_t ip, uint64_t generation)
 			return body;
 	}
 	return derive_rule(ip, tag);
-}
-
-static int is_near(uint64_t address, uint64_t from)
-{
-	return address - from < LONGEST_JUMP && !(address & 7);
 }
 
 /* By short rules, which need no register but rsp and rbp. Returns 0 where a frame has none. */
@@ -77,11 +86,9 @@ static int walk_shortly(struct trace *t, const struct registers *registers, uint
 		case RULE_RBP:
 			if (rbp_at) {
 				rbp = *(const uint64_t *)rbp_at;
-				add_word(t, is_near(rbp, rbp_at) ? GO_ON_THERE : COMPARE_DISTANCE, sp, rbp_at, rbp);
-			} else if (rbp_came && is_near(rbp, t->last)) {
-				add_word(t, GO_ON_AT_RBP, sp, t->last, rbp);
+				add_word(t, SAVED_RBP, sp, rbp_at, rbp);
 			} else if (rbp_came) {
-				t->dependencies |= ON_RBP;
+				add_word(t, RBP_ITSELF, sp, t->last, rbp);
 			}
 			rbp_at = 0;
 			rbp_came = 0;
@@ -144,13 +151,18 @@ static struct value load(struct context *c, uint64_t address, int moves)
 		return (struct value){0, 0};
 	}
 	memcpy(&word, (const void *)address, 8);
-	add_word(c->trace, moves ? COMPARE_DISTANCE : COMPARE, c->sp, address, word);
+	add_word(c->trace, moves ? WORD_DISTANCE : COMPARE, c->sp, address, word);
 	return (struct value){word, moves};
+}
+
+static void note_depth(struct context *c)
+{
+	add_register(c->trace, DEPTH, c->sp, c->sp);
 }
 
 static struct value use(struct context *c, uint64_t number)
 {
-	static const uint8_t dependency[N_REGISTERS] = {[RBX] = ON_RBX, [RBP] = ON_RBP, [R12] = ON_R12};
+	static const uint8_t kinds[N_REGISTERS] = {[RBX] = RBX_DISTANCE, [RBP] = RBP_DISTANCE, [R12] = R12_DISTANCE};
 	if (number >= N_REGISTERS) {
 		c->failed = 1;
 		return (struct value){0, 0};
@@ -158,7 +170,10 @@ static struct value use(struct context *c, uint64_t number)
 	struct place *place = &c->registers[number];
 	switch (place->kind) {
 	case AS_IT_CAME:
-		c->trace->dependencies |= dependency[number] ? dependency[number] : ON_MORE;
+		if (kinds[number])
+			add_register(c->trace, kinds[number], c->sp, place->value.bits);
+		else
+			c->trace->is_lost = 1;
 		return place->value;
 	case IN_MEMORY:
 		return load(c, place->value.bits, number != RETURN_ADDRESS);
@@ -258,7 +273,7 @@ static void combine(struct expression *e, uint8_t operation)
 	if (operation == 0x1c && a.moves && b.moves)
 		moves = 0;
 	else if ((a.moves && b.moves) || (operation != 0x22 && operation != 0x1c && moves) || (operation == 0x1c && !a.moves && b.moves))
-		e->context->trace->dependencies |= ON_SP;
+		note_depth(e->context);
 	push(e, calculate(operation, a.bits, b.bits, &e->context->failed), moves);
 }
 
@@ -335,7 +350,7 @@ static void operate(struct expression *e, uint8_t operation, const uint8_t **at)
 	case 0x20:
 		a = pop(e);
 		if (a.moves)
-			e->context->trace->dependencies |= ON_SP;
+			note_depth(e->context);
 		push(e, operation == 0x20 ? ~a.bits : operation == 0x1f || (int64_t)a.bits < 0 ? -a.bits : a.bits, a.moves);
 		break;
 	case 0x23: /* DW_OP_plus_uconst */
@@ -374,7 +389,7 @@ static struct value evaluate(struct context *c, const uint8_t *at, const uint64_
 			int64_t distance = (int64_t)read_constant(&at, 2, 1);
 			struct value taken = operation == 0x28 ? pop(&e) : (struct value){1, 0};
 			if (taken.moves)
-				c->trace->dependencies |= ON_SP;
+				note_depth(c);
 			if (taken.bits)
 				at += distance;
 			c->failed |= at < start;
@@ -423,7 +438,7 @@ static int step(struct context *c, const struct row *row)
 		cfa.bits += (uint64_t)row->cfa_offset;
 	}
 	if (!cfa.moves)
-		c->trace->dependencies |= ON_SP; /* an address that does not come from the stack's */
+		note_depth(c); /* an address that does not come from the stack's */
 	/* Stacks grow down; only what a signal interrupted may have been on another one. */
 	if (c->failed || (!row->is_signal_frame && (cfa.bits & 7 || cfa.bits <= old[RSP].value.bits)))
 		return 0;
@@ -461,6 +476,7 @@ void walk_fully(struct trace *t, const struct registers *registers, const uint64
 	struct row row;
 	int interrupted = 0;
 	begin(t, (uint64_t)sp);
+	t->is_full = 1;
 	enter(&c, t, registers, (uint64_t)sp);
 	while (c.ip && !(c.ip >> 47)) {
 		add_frame(t, c.ip);
