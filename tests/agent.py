@@ -20,7 +20,7 @@ from leakline.sources.procfs import ProcFs
 from leakline.sources.remote_memory import RemoteMemory
 
 STARTING, RECORDING, WAITING, OFF = range(4)
-_HEAD = struct.Struct("<QIIQQQQQQQQQiiQ6Q64QQQ128sQQQQII")
+_HEAD = struct.Struct("<QIIQQQQQQQQQiiQ6Q64QQQ128sQQQQIIQQQQQQ")
 _SITE = struct.Struct("<IHHII")
 
 
@@ -70,7 +70,7 @@ class Process:
         data = self.memory.read(self.state_at, _HEAD.size)
         magic, version, phase, *values = _HEAD.unpack(data)
         assert magic.to_bytes(8, "little") == b"leakline"
-        assert version == 2
+        assert version == 3
         return State(
             phase=phase,
             shadow=values[0],

@@ -9,7 +9,7 @@
 
 /* What the parent reads from outside; the Python side has the same layout. */
 #define AGENT_MAGIC 0x656e696c6b61656cull /* "leakline" */
-#define AGENT_VERSION 2
+#define AGENT_VERSION 3
 #define AGENT_OWN 32
 
 enum agent_phase { AGENT_STARTING, AGENT_RECORDING, AGENT_WAITING, AGENT_OFF };
@@ -49,6 +49,22 @@ struct agent_state {
 	uint64_t first_slots; /* of the first level */
 	uint32_t table_levels;
 	uint32_t other_allocator; /* not glibc's: nothing can be said of what is not allocated by the functions of the C library */
+	uint64_t unloaded, n_unloaded; /* struct unloaded[] */
+	uint64_t modules, n_modules;   /* struct module[], as they were when they were last looked at */
+	uint64_t names, names_size;    /* the paths in both, each with a 0 behind it; at 0 none */
+};
+
+/*
+ * The code of a module that is no longer there, of which sites below n_sites have frames, unless an earlier one of these was in its place
+ * when they were made.
+ */
+struct unloaded {
+	uint64_t start, end;
+	uint64_t offset; /* of its start in the file */
+	uint32_t n_sites;
+	uint32_t name; /* where in `names` */
+	uint32_t build_id_size;
+	uint8_t build_id[20];
 };
 
 struct slot {
@@ -101,6 +117,8 @@ struct tables {
 	struct rule *rules;
 	struct full_rule *full_rules;
 	struct module *modules;
+	struct unloaded *unloaded;
+	char *names;
 	struct agent_site *sites;
 	uint64_t *frames;
 	uint32_t *indices; /* the hash tables of sites, each twice as long as the one before it */
@@ -148,7 +166,7 @@ void sum_counters(void);
 /* sites.c */
 #define MOST_FRAMES 64
 uint32_t intern_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t flags);
-void drop_sites(const struct agent_range *gone, size_t n_gone);
+uint32_t drop_sites(const struct agent_range *gone, size_t n_gone, uint8_t *are_met);
 void lock_records(uint64_t *signals);
 void unlock_records(const uint64_t *signals);
 void reset_records_lock(void);
@@ -160,10 +178,13 @@ void drop_stacks(const struct agent_range *gone, size_t n_gone);
 /* modules.c */
 struct module {
 	uint64_t start, end, frame_header, identity;
+	struct unloaded code; /* its first executable segment, for when it is unloaded */
 	int seen;
 	int pad;
 };
 #define MOST_MODULES 32768
+#define MOST_UNLOADED 16384
+#define NAMES_BYTES (256u << 10)
 extern uint32_t modules_may_have_changed;
 void doubt_modules(void);
 extern uint64_t module_generation; /* counts vanished modules: what was learned in an earlier one may be wrong */

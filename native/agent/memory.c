@@ -43,6 +43,7 @@ static uint64_t bytes_of(const struct room *room)
 {
 	return room->shadow_bytes + room->most_blocks * sizeof(struct slot) + room->most_sites * (sizeof *tables.sites + 32) + room->most_frames * 8 +
 	       2 * room->tree_bytes + STEPS_BYTES + HINTS_BYTES + RULES_BYTES + FULL_RULES_BYTES + MOST_MODULES * sizeof *tables.modules +
+	       MOST_UNLOADED * sizeof *tables.unloaded + NAMES_BYTES +
 	       MOST_THREADS * sizeof *tables.threads + OWN_STACK + 24 * GUARD;
 }
 
@@ -59,6 +60,8 @@ static int carve_tables(uint64_t at, const struct room *room)
 	tables.frames = carve(&at, room->most_frames * sizeof *tables.frames, 0);
 	tables.indices = carve(&at, room->most_sites * 32, 0);
 	tables.modules = carve(&at, MOST_MODULES * sizeof *tables.modules, MOST_MODULES * sizeof *tables.modules);
+	tables.unloaded = carve(&at, MOST_UNLOADED * sizeof *tables.unloaded, MOST_UNLOADED * sizeof *tables.unloaded);
+	tables.names = carve(&at, NAMES_BYTES, NAMES_BYTES);
 	tables.shadow_steps = carve(&at, STEPS_BYTES, STEPS_BYTES);
 	tables.threads = carve(&at, MOST_THREADS * sizeof *tables.threads, MOST_THREADS * sizeof *tables.threads);
 	tables.tree = carve(&at, room->tree_bytes, TREE_START);
@@ -68,7 +71,7 @@ static int carve_tables(uint64_t at, const struct room *room)
 	tables.rules = carve(&at, RULES_BYTES, RULES_BYTES);
 	tables.full_rules = carve(&at, FULL_RULES_BYTES, FULL_RULES_BYTES);
 	tables.stack = carve(&at, OWN_STACK, OWN_STACK);
-	return tables.modules && tables.shadow_steps && tables.threads && tables.tree && tables.hints && tables.rules && tables.full_rules &&
+	return tables.modules && tables.unloaded && tables.names && tables.shadow_steps && tables.threads && tables.tree && tables.hints && tables.rules && tables.full_rules &&
 	       tables.stack;
 }
 
@@ -91,6 +94,10 @@ static int reserve(const struct room *room)
 	state->sites = (uint64_t)tables.sites;
 	state->frames = (uint64_t)tables.frames;
 	state->threads = (uint64_t)tables.threads;
+	state->unloaded = (uint64_t)tables.unloaded;
+	state->modules = (uint64_t)tables.modules;
+	state->names = (uint64_t)tables.names;
+	state->names_size = 1;
 	state->own[0] = (struct agent_range){(uint64_t)start, (uint64_t)start + size};
 	state->n_own = 1;
 	return 1;

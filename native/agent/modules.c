@@ -25,7 +25,6 @@ int (*dl_find_object)(void *, void *);
 uint32_t modules_may_have_changed;
 uint64_t module_generation;
 
-static uint32_t n_modules;
 static unsigned long long loads_seen, unloads_seen;
 static uint32_t refreshing;
 static uint32_t doubts; /* how often modules may have changed */
@@ -54,7 +53,7 @@ static uint64_t mix(uint64_t hash, const void *bytes, size_t size)
 /* The same code in the same place is the same module, whatever happened in between: name, segments, build-id, unwind information. */
 static void describe(const struct dl_phdr_info *info, struct module *m)
 {
-	*m = (struct module){UINT64_MAX, 0, 0, 0xcbf29ce484222325ull, 1, 0};
+	*m = (struct module){.start = UINT64_MAX, .identity = 0xcbf29ce484222325ull, .seen = 1};
 	for (int i = 0; i < info->dlpi_phnum; i++) {
 		const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
 		uint64_t start = info->dlpi_addr + segment->p_vaddr;
@@ -73,6 +72,57 @@ static void describe(const struct dl_phdr_info *info, struct module *m)
 	m->identity = mix(m->identity, info->dlpi_name, info->dlpi_name ? strlen(info->dlpi_name) : 0);
 }
 
+/* A copy of a path, each of which there is once; 0 where there is no room. */
+static uint32_t keep_name(const char *name)
+{
+	uint64_t *used = &leakline_agent_state.names_size;
+	size_t size = strlen(name) + 1;
+	for (uint64_t at = 1; at < *used; at += strlen(tables.names + at) + 1)
+		if (!strcmp(tables.names + at, name))
+			return (uint32_t)at;
+	if (size == 1 || *used + size > NAMES_BYTES)
+		return 0;
+	uint32_t at = (uint32_t)*used;
+	memcpy(tables.names + at, name, size);
+	__atomic_store_n(used, at + size, __ATOMIC_RELEASE);
+	return at;
+}
+
+/* NT_GNU_BUILD_ID; a note is padded to four bytes (System V ABI, chapter 5). */
+static void find_build_id(const uint8_t *notes, uint64_t size, struct module *m)
+{
+	ElfW(Nhdr) note;
+	for (uint64_t at = 0; at + sizeof note <= size;) {
+		memcpy(&note, notes + at, sizeof note);
+		uint64_t name = at + sizeof note, description = name + ((note.n_namesz + 3ull) & ~3ull);
+		if (description + note.n_descsz > size)
+			return;
+		if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 && !memcmp(notes + name, "GNU", 4) && note.n_descsz <= sizeof m->code.build_id) {
+			m->code.build_id_size = note.n_descsz;
+			memcpy(m->code.build_id, notes + description, note.n_descsz);
+			return;
+		}
+		at = description + ((note.n_descsz + 3ull) & ~3ull);
+	}
+}
+
+/* What names its code when it is no longer there. */
+static void describe_code(const struct dl_phdr_info *info, struct module *m)
+{
+	m->code.name = keep_name(info->dlpi_name ? info->dlpi_name : "");
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
+		uint64_t start = info->dlpi_addr + segment->p_vaddr;
+		if (segment->p_type == PT_LOAD && segment->p_flags & PF_X && !m->code.end) {
+			m->code.start = start;
+			m->code.end = start + segment->p_memsz;
+			m->code.offset = segment->p_offset;
+		}
+		if (segment->p_type == PT_NOTE && segment->p_flags & PF_R && !m->code.build_id_size)
+			find_build_id((const uint8_t *)start, segment->p_memsz, m);
+	}
+}
+
 static int list_module(struct dl_phdr_info *info, size_t size, void *data)
 {
 	struct module found;
@@ -81,36 +131,50 @@ static int list_module(struct dl_phdr_info *info, size_t size, void *data)
 	describe(info, &found);
 	if (!found.end)
 		return 0;
-	for (uint32_t i = 0; i < n_modules; i++) {
+	for (uint64_t i = 0; i < leakline_agent_state.n_modules; i++) {
 		struct module *m = &tables.modules[i];
 		if (m->start == found.start && m->end == found.end && m->identity == found.identity) {
 			m->seen = 1;
 			return 0;
 		}
 	}
-	if (n_modules < MOST_MODULES) {
-		tables.modules[n_modules] = found;
-		__atomic_store_n(&n_modules, n_modules + 1, __ATOMIC_RELEASE);
+	if (leakline_agent_state.n_modules < MOST_MODULES) {
+		describe_code(info, &found);
+		tables.modules[leakline_agent_state.n_modules] = found;
+		__atomic_store_n(&leakline_agent_state.n_modules, leakline_agent_state.n_modules + 1, __ATOMIC_RELEASE);
 	}
 	return 0;
 }
 
-#define GONE_AT_ONCE 64
+#define GONE_AT_ONCE 16
+
+static void note_unloaded(const struct module *m, uint32_t n_sites)
+{
+	uint64_t n = leakline_agent_state.n_unloaded;
+	if (n == MOST_UNLOADED)
+		return;
+	tables.unloaded[n] = m->code;
+	tables.unloaded[n].n_sites = n_sites;
+	__atomic_store_n(&leakline_agent_state.n_unloaded, n + 1, __ATOMIC_RELEASE);
+}
 
 /* Forget what was learned in modules that were not seen; returns whether there may be more of them. */
 static int drop_unseen(void)
 {
-	struct agent_range gone[GONE_AT_ONCE];
+	struct agent_range ranges[GONE_AT_ONCE];
+	struct module gone[GONE_AT_ONCE];
+	uint8_t are_met[GONE_AT_ONCE] = {0};
 	size_t n_gone = 0;
-	for (uint32_t i = 0; i < n_modules && n_gone < GONE_AT_ONCE;) {
+	for (uint64_t i = 0; i < leakline_agent_state.n_modules && n_gone < GONE_AT_ONCE;) {
 		struct module *m = &tables.modules[i];
 		if (m->seen) {
 			i++;
 			continue;
 		}
-		gone[n_gone++] = (struct agent_range){m->start, m->end};
-		*m = tables.modules[n_modules - 1];
-		__atomic_store_n(&n_modules, n_modules - 1, __ATOMIC_RELEASE);
+		ranges[n_gone] = (struct agent_range){m->start, m->end};
+		gone[n_gone++] = *m;
+		*m = tables.modules[leakline_agent_state.n_modules - 1];
+		__atomic_store_n(&leakline_agent_state.n_modules, leakline_agent_state.n_modules - 1, __ATOMIC_RELEASE);
 	}
 	if (!n_gone)
 		return 0;
@@ -120,8 +184,11 @@ static int drop_unseen(void)
 		for (uint32_t i = 0; i < FULL_RULES; i++)
 			tables.full_rules[i].tag = 0;
 	}
-	drop_stacks(gone, n_gone);
-	drop_sites(gone, n_gone);
+	drop_stacks(ranges, n_gone);
+	uint32_t n_sites = drop_sites(ranges, n_gone, are_met);
+	for (size_t k = 0; k < n_gone; k++)
+		if (are_met[k])
+			note_unloaded(&gone[k], n_sites);
 	return n_gone == GONE_AT_ONCE;
 }
 
@@ -146,7 +213,7 @@ void refresh_modules(void)
 	__atomic_store_n(&modules_may_have_changed, 0, __ATOMIC_SEQ_CST);
 	dl_iterate_phdr(read_counts, &news);
 	if (news.loads != loads_seen || news.unloads != unloads_seen) {
-		for (uint32_t i = 0; i < n_modules; i++)
+		for (uint64_t i = 0; i < leakline_agent_state.n_modules; i++)
 			tables.modules[i].seen = 0;
 		dl_iterate_phdr(list_module, NULL);
 		while (drop_unseen())
@@ -162,8 +229,8 @@ void refresh_modules(void)
 
 static uint64_t look_up(uint64_t ip)
 {
-	uint32_t n = __atomic_load_n(&n_modules, __ATOMIC_ACQUIRE);
-	for (uint32_t i = 0; i < n; i++)
+	uint64_t n = __atomic_load_n(&leakline_agent_state.n_modules, __ATOMIC_ACQUIRE);
+	for (uint64_t i = 0; i < n; i++)
 		if (ip - tables.modules[i].start < tables.modules[i].end - tables.modules[i].start)
 			return tables.modules[i].frame_header;
 	return 0;
@@ -187,7 +254,7 @@ void find_loader(void)
 {
 	extern void *__tls_get_addr(void *);
 	uint64_t inside = (uint64_t)&__tls_get_addr;
-	for (uint32_t i = 0; i < n_modules; i++)
+	for (uint64_t i = 0; i < leakline_agent_state.n_modules; i++)
 		if (inside - tables.modules[i].start < tables.modules[i].end - tables.modules[i].start)
 			loader = (struct agent_range){tables.modules[i].start, tables.modules[i].end};
 }

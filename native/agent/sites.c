@@ -140,26 +140,32 @@ uint32_t intern_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t
 	return site;
 }
 
-static int passes_through(const struct agent_site *site, const struct agent_range *gone, size_t n_gone)
+static int passes_through(const struct agent_site *site, const struct agent_range *gone, size_t n_gone, uint8_t *are_met)
 {
+	int passes = 0;
 	for (uint32_t i = 0; i < site->n_frames; i++)
 		for (size_t k = 0; k < n_gone; k++)
 			if (tables.frames[site->first_frame + i] - gone[k].start < gone[k].end - gone[k].start)
-				return 1;
-	return 0;
+				passes = are_met[k] = 1;
+	return passes;
 }
 
-/* Sites in modules that are gone stay as they are, but whatever is loaded in the same place gets its own. */
-void drop_sites(const struct agent_range *gone, size_t n_gone)
+/*
+ * Sites in modules that are gone stay as they are, but whatever is loaded in the same place gets its own. Says which of the modules were met,
+ * and returns from which number on sites are later than that.
+ */
+uint32_t drop_sites(const struct agent_range *gone, size_t n_gone, uint8_t *are_met)
 {
 	uint64_t signals;
 	lock_records(&signals);
 	for (uint64_t at = 0; at < index_size; at++) {
 		uint32_t site = index_now[at];
-		if (site && site != DROPPED && passes_through(&tables.sites[site], gone, n_gone))
+		if (site && site != DROPPED && passes_through(&tables.sites[site], gone, n_gone, are_met))
 			__atomic_store_n(&index_now[at], DROPPED, __ATOMIC_RELEASE);
 	}
+	uint32_t n_sites = (uint32_t)leakline_agent_state.n_sites;
 	unlock_records(&signals);
+	return n_sites;
 }
 
 void reset_records_lock(void)

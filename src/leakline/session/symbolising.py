@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from leakline.errors import LeaklineError
+from leakline.errors import LeaklineError, ParseError
+from leakline.formats.elf import Elf
 from leakline.model.heap import AllocationSite
+from leakline.model.names import readable
+from leakline.sources.agent import UNLOADED_CODE, find_agent
 from leakline.symbols.resolver import Resolver
 from leakline.symbols.unwinding import joined, unwind
 
@@ -18,13 +23,35 @@ if TYPE_CHECKING:
     from leakline.model.stack import Frame
     from leakline.model.trace import Allocation
     from leakline.model.vma import Vma
+    from leakline.sources.agent import UnloadedModule
     from leakline.sources.procfs import ProcFs
 
 
-def resolver_for(procfs: ProcFs, pid: int, vmas: Sequence[Vma] | None = None) -> Resolver:
-    """A resolver over what the process maps now, or mapped when `vmas` were read."""
+def resolver_for(procfs: ProcFs, pid: int, vmas: Sequence[Vma] | None = None, unloaded: Sequence[UnloadedModule] = ()) -> Resolver:
+    """A resolver over what the process maps now, or mapped when `vmas` were read; and over what it has unloaded."""
     root = bytes(procfs.root / str(pid) / "root")
-    return Resolver(procfs.maps(pid) if vmas is None else vmas, lambda vma: procfs.mapped_file(pid, vma), root)
+    gone = {module.vma.start: module for module in unloaded}
+
+    def open_as(vma: Vma) -> bytes | None:
+        return procfs.mapped_file(pid, vma) if vma.start not in gone else _file_of(procfs, pid, gone[vma.start])
+
+    mapped = procfs.maps(pid) if vmas is None else vmas
+    return Resolver([*mapped, *(module.vma for module in unloaded)], open_as, root)
+
+
+def _file_of(procfs: ProcFs, pid: int, module: UnloadedModule) -> bytes | None:
+    """The file of a module that is no longer loaded; None where it is gone too, or is another one by now."""
+    if module.vma.path is None:
+        return None
+    folder, path = os.fsencode(procfs.root / str(pid)), os.fsencode(module.vma.path)
+    candidate = folder + b"/root" + path if path.startswith(b"/") else folder + b"/cwd/" + path
+    try:
+        if not stat.S_ISREG(os.stat(candidate).st_mode):
+            return None
+        with Elf.open(candidate, module.vma.path) as elf:
+            return candidate if elf.build_id == module.build_id else None
+    except (OSError, ParseError):
+        return None
 
 
 def with_stacks(
@@ -33,7 +60,7 @@ def with_stacks(
     """The allocations with as much of their stacks as can be told, and the frames of every return address in them."""
     if not allocations:
         return (), {}
-    resolver = _resolver(procfs, pid, say)
+    resolver = _resolver(procfs, pid, {address for allocation in allocations for address in allocation.stack}, say)
     if resolver is None:
         return tuple(allocations), {}
     completed = []
@@ -63,10 +90,11 @@ def with_sites(
         say: hears what cannot be told.
 
     """
-    resolver = _resolver(procfs, pid, say) if stacks else None
+    addresses = {address for stack in stacks.values() for address in stack}
+    resolver = _resolver(procfs, pid, addresses, say) if stacks else None
     if resolver is None:
         return census
-    found = _frames(resolver, {address for stack in stacks.values() for address in stack}, say)
+    found = _frames(resolver, addresses, say)
     places: dict[Frame, int] = {}
     sites = tuple(
         AllocationSite(number, tuple(places.setdefault(frame, len(places)) for address in stack for frame in found[address]))
@@ -75,9 +103,15 @@ def with_sites(
     return msgspec.structs.replace(census, sites=sites, frames=tuple(places))
 
 
-def _resolver(procfs: ProcFs, pid: int, say: Callable[[str], None]) -> Resolver | None:
+def _resolver(procfs: ProcFs, pid: int, addresses: set[int], say: Callable[[str], None]) -> Resolver | None:
     try:
-        return resolver_for(procfs, pid)
+        vmas = procfs.maps(pid)
+        agent = find_agent(procfs, pid, vmas) if max(addresses, default=0) >= UNLOADED_CODE else None
+        unloaded = () if agent is None else agent.unloaded()
+        for module in unloaded:
+            if module.build_id is None and module.vma.path and any(address in module.vma for address in addresses):
+                say(f"symbols: {readable(module.vma.path)} was unloaded, and has no build-id: its file may be another one by now")
+        return resolver_for(procfs, pid, vmas, unloaded)
     except LeaklineError as error:
         say(f"no symbols: {error.message}")
         return None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import bisect
 import ctypes
+import os
 import struct
+import zlib
 from contextlib import closing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
 from leakline.errors import ParseError
 from leakline.formats.elf import Elf
+from leakline.model.vma import Vma
 from leakline.native.heap import MemoryCopy, SiteRecords
 from leakline.native.parts import AGENT
 from leakline.sources.remote_memory import PAGE, PageMap, RemoteMemory, buffer_for
@@ -19,17 +23,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from leakline.model.ranges import Range
-    from leakline.model.vma import Vma
     from leakline.sources.procfs import ProcFs
 
 Phase = Literal["starting", "recording", "waiting", "off"]
 _PHASES: tuple[Phase, ...] = ("starting", "recording", "waiting", "off")
-_MAGIC, _VERSION = 0x656E696C6B61656C, 2
+_MAGIC, _VERSION = 0x656E696C6B61656C, 3
 _MOST_RANGES = 32
 _UNKNOWN_SIZE = 0xFFFFFFFF
 _MOST_FRAMES = 1 << 12
 _COMPLETE = 1
 _SYMBOL = "leakline_agent_state"
+_Item = TypeVar("_Item", bound=ctypes.Structure)
 
 
 class _Range(ctypes.Structure):
@@ -66,7 +70,33 @@ class _State(ctypes.Structure):
         ("first_slots", ctypes.c_uint64),
         ("table_levels", ctypes.c_uint32),
         ("other_allocator", ctypes.c_uint32),
+        ("unloaded", ctypes.c_uint64),
+        ("n_unloaded", ctypes.c_uint64),
+        ("modules", ctypes.c_uint64),
+        ("n_modules", ctypes.c_uint64),
+        ("names", ctypes.c_uint64),
+        ("names_size", ctypes.c_uint64),
     )
+
+
+class _Unloaded(ctypes.Structure):
+    """struct unloaded of native/agent/agent.h."""
+
+    _fields_ = (
+        ("start", ctypes.c_uint64),
+        ("end", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+        ("n_sites", ctypes.c_uint32),
+        ("name", ctypes.c_uint32),
+        ("build_id_size", ctypes.c_uint32),
+        ("build_id", ctypes.c_uint8 * 20),
+    )
+
+
+class _Module(ctypes.Structure):
+    """struct module of native/agent/agent.h."""
+
+    _fields_ = (("looked_up", ctypes.c_uint64 * 4), ("code", _Unloaded), ("seen", ctypes.c_uint64))
 
 
 _SITE = struct.Struct("<IHHII")
@@ -76,6 +106,10 @@ _THREAD_WORDS, _MOST_THREADS = 8, 1024  # struct thread of native/agent/agent.h:
 _SLOT = struct.Struct("<QII")
 _MOST_LEVELS = 32
 _PIECE = 1 << 24
+_MOST_UNLOADED, _MOST_MODULES, _MOST_NAMES = 16384, 32768, 256 << 10
+UNLOADED_CODE = 1 << 62
+"""From here on lie, each in 4 GiB of its own, the modules that a process has unloaded: no process has anything there."""
+_APART, _MOST_PLACES = 1 << 32, 1 << 30
 
 
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,9 +147,28 @@ class Recorded(msgspec.Struct, frozen=True):
     size: int | None
     """As requested; None where that is not known."""
     stack: tuple[int, ...]
-    """Return addresses, the allocator's caller first."""
+    """Return addresses, the allocator's caller first; in a module that has been unloaded, where UnloadedModule.vma has it."""
     cut: Literal["no call frame information", "too deep"] | None = None
     """Why the stack ends before the program's outermost frame."""
+
+
+class UnloadedModule(msgspec.Struct, frozen=True):
+    """Code that was unloaded, which stacks still pass through."""
+
+    vma: Vma
+    """Where its addresses in stacks lie now: the same for the same file, wherever that was loaded, and however often."""
+    build_id: str | None
+
+
+class _Gone(msgspec.Struct, frozen=True):
+    """Where code was, until it was unloaded."""
+
+    start: int
+    end: int
+    before_site: int
+    """Sites from this number on are later."""
+    now: int
+    """Where it lies now."""
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -147,6 +200,8 @@ class Agent:
         """Of its struct agent_state."""
         self._stacks: dict[int, tuple[int, ...]] = {}
         self._cut: dict[int, Literal["no call frame information", "too deep"]] = {}
+        self._gone: tuple[_Gone, ...] = ()
+        self._unloaded: dict[int, UnloadedModule] = {}
         self.state()
 
     def state(self) -> AgentState:
@@ -192,6 +247,7 @@ class Agent:
         """Who allocated the blocks at these addresses; those of which nothing is known are left out."""
         raw = self._raw()
         wanted = list(addresses)
+        self._look_for_unloaded(raw)
         if raw.table:
             live = self._live(raw)
             return {address: live[address] for address in wanted if address in live}
@@ -225,12 +281,59 @@ class Agent:
     def stacks(self, numbers: Iterable[int]) -> dict[int, tuple[int, ...]]:
         """The return addresses of sites, by their numbers; those that there are not are left out."""
         raw = self._raw()
+        self._look_for_unloaded(raw)
         return {number: stack for number in numbers if (stack := self._stack(raw, number))}
 
     def outstanding(self) -> dict[int, Recorded]:
         """The blocks that are live, by address; none where the agent keeps no table of them."""
         raw = self._raw()
+        self._look_for_unloaded(raw)
         return self._live(raw) if raw.table else {}
+
+    def unloaded(self) -> tuple[UnloadedModule, ...]:
+        """The modules that stacks may pass through, and that are no longer there."""
+        self._look_for_unloaded(self._raw())
+        return tuple(self._unloaded.values())
+
+    def _look_for_unloaded(self, raw: _State) -> None:
+        """What the agent saw vanish; and what has vanished since it last looked, which it does when something is loaded."""
+        names = self._memory.read(raw.names, min(raw.names_size, _MOST_NAMES))
+        gone = self._array(_Unloaded, raw.unloaded, min(raw.n_unloaded, _MOST_UNLOADED))
+        last = self._modules(raw)
+        starts = sorted((vma.start, vma.end) for vma in self._procfs.maps(self._pid) if "x" in vma.perms)
+        for code in last:
+            at = bisect.bisect_right(starts, (code.start, 1 << 64)) - 1
+            if code.start < code.end and (at < 0 or code.start >= starts[at][1]):
+                code.n_sites = _UNKNOWN_SIZE
+                gone.append(code)
+        found = tuple(_Gone(code.start, code.end, code.n_sites, self._place_of(code, names)) for code in gone)
+        if found != self._gone:
+            self._gone = found
+            self._stacks.clear()  # of sites that pass through them
+
+    def _modules(self, raw: _State) -> list[_Unloaded]:
+        count = min(raw.n_modules, _MOST_MODULES)
+        modules, again = (self._array(_Module, raw.modules, count) for _ in range(2))
+        same = all(bytes(one) == bytes(other) for one, other in zip(modules, again, strict=False))
+        return [module.code for module in modules] if same else []  # else it changes them just now
+
+    def _array(self, kind: type[_Item], address: int, count: int) -> list[_Item]:
+        size = ctypes.sizeof(kind)
+        data = self._memory.read(address, count * size) if count else b""
+        return [kind.from_buffer_copy(data, at) for at in range(0, len(data) - size + 1, size)]
+
+    def _place_of(self, code: _Unloaded, names: bytes) -> int:
+        name = names[code.name : names.find(b"\0", code.name)] if 0 < code.name < len(names) else b""
+        build_id = bytes(code.build_id[: min(code.build_id_size, len(code.build_id))]).hex() or None
+        place = zlib.crc32(f"{code.offset} {build_id}".encode() + name) % _MOST_PLACES
+        size = min(code.end - code.start, _APART)
+        while True:
+            start = UNLOADED_CODE + place * _APART
+            vma = Vma(start, start + size, "r-xp", code.offset, (0, 0), place + 1, os.fsdecode(name) or None)
+            module = UnloadedModule(vma, build_id)
+            if self._unloaded.setdefault(start, module) == module:
+                return start
+            place = (place + 1) % _MOST_PLACES
 
     def _live(self, raw: _State) -> dict[int, Recorded]:
         if raw.table_levels > _MOST_LEVELS:
@@ -254,10 +357,19 @@ class Agent:
             frames = (
                 self._memory.read(raw.frames + 8 * first, 8 * min(count, _MOST_FRAMES)) if first + count <= raw.n_frames else b""
             )
-            self._stacks[number] = struct.unpack(f"<{len(frames) // 8}Q", frames[: len(frames) // 8 * 8])
+            words = struct.unpack(f"<{len(frames) // 8}Q", frames[: len(frames) // 8 * 8])
+            self._stacks[number] = tuple(_moved(word, number, self._gone) for word in words) if self._gone else words
             if not flags & _REACHED_OUTERMOST:
                 self._cut[number] = "too deep" if count >= _MOST_SITE_FRAMES else "no call frame information"
         return self._stacks[number]
+
+
+def _moved(address: int, site: int, gone: Sequence[_Gone]) -> int:
+    """A return address of a site: if its code has gone since, where that lies now."""
+    for code in gone:
+        if site < code.before_site and code.start < address <= code.end:
+            return code.now + address - code.start
+    return address
 
 
 def find_agent(procfs: ProcFs, pid: int, vmas: Sequence[Vma]) -> Agent | None:
