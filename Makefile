@@ -50,6 +50,7 @@ glibcs: ## the C libraries of several Debian releases, in build/glibcs, where th
 	tools/fetch-glibcs build/glibcs
 
 test-real: .venv/.developing glibcs ## the longer tests on real processes
+	tools/install-packages real
 	$(BIN)/pytest -m 'slow and not alone' -n 3 --dist worksteal tests/real
 	$(BIN)/pytest -m 'slow and alone' tests/real
 

@@ -29,6 +29,16 @@ base.executemany("insert into t(b) values (?)", ((f"name {i}" * (i % 9),) for i 
 base.execute("create index i on t(b)")
 print(base.execute("select count(*) from t where b like '%7%'").fetchone())
 """
+KINDS_OF_STACKS = "alloca expressions signals elsewhere varied mixed varied-at-once coroutines longjmp alarms".split()
+SUM = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 99999) SELECT sum(i) FROM n;"
+REDIS = """
+cd "$(mktemp -d)"
+redis-server --port 0 --unixsocket socket --save "" > log & server=$!
+while [ ! -e socket ]; do sleep 0.1; done
+redis-benchmark -s socket -q -n 5000 -r 1000 -t set,get,lpush,hset > log2
+redis-cli -s socket shutdown nosave
+wait $server
+"""
 ENTRIES = {
     "by_malloc": 101,
     "by_calloc": 102,
@@ -200,13 +210,18 @@ def test_code_without_information_ends_the_stack(agent: Path, build: Build) -> N
     assert seen.states[0].truncated
 
 
-def test_libraries_in_the_same_place(agent: Path, build: Build, tmp_path: Path) -> None:
+def same_place(folder: Path) -> list[Path]:
+    """Two libraries that the loader puts to the same place, one after the other."""
     libraries = []
     for name in ("first", "other"):
-        library = tmp_path / f"lib{name}.so"
+        library = folder / f"lib{name}.so"
         source = str(TARGETS / "entry_library.c")
         subprocess.run(["gcc", "-O1", "-shared", "-fPIC", f"-DNAME={name}", source, "-o", str(library)], check=True)
         libraries.append(library)
+    return libraries
+
+
+def test_libraries_in_the_same_place(agent: Path, build: Build, tmp_path: Path) -> None:
     found: list[tuple[list[int], list[int]]] = []
 
     def look(process: Process) -> None:
@@ -214,7 +229,7 @@ def test_libraries_in_the_same_place(agent: Path, build: Build, tmp_path: Path) 
         found.append(([process.record(block)[0] for block in words[:10]], words[1000:1010]))
 
     with Parent(agent, look) as parent:
-        assert parent.run(build("stacks.c", "-O2", "-ldl"), "libraries", *libraries).returncode == 0
+        assert parent.run(build("stacks.c", "-O2", "-ldl"), "libraries", *same_place(tmp_path)).returncode == 0
     sites, places = found[0]
     assert all(sites)
     if len(set(places)) == 1:  # as the kernel has it, mostly
@@ -250,15 +265,27 @@ def test_signals_while_allocating(agent: Path, build: Build) -> None:
 
 
 @pytest.mark.parametrize("flags", LEVELS, ids=lambda flags: flags[-1])
-def test_memo_against_walks(checking_agent: Path, build: Build, flags: list[str]) -> None:
+def test_remembered_against_walks(checking_agent: Path, tmp_path: Path, build: Build, flags: list[str]) -> None:
     """The self-checking build unwinds every stack again with all registers."""
     program = build("stacks.c", *flags)
     with Parent(checking_agent, Seen()) as parent:
-        for what in ("alloca", "expressions", "signals", "elsewhere", "varied", "coroutines", "longjmp", "alarms"):
+        for what in (
+            "alloca",
+            "expressions",
+            "signals",
+            "elsewhere",
+            "varied",
+            "mixed",
+            "varied-at-once",
+            "coroutines",
+            "longjmp",
+            "alarms",
+        ):
             done = parent.run(program, what)
             assert done.returncode == 0
             assert done.stderr.endswith(" checked, 0 differ\n"), done.stderr
-        assert parent.run(program, "at-once", 4).stderr.endswith(" checked, 0 differ\n")
+        for arguments in (("at-once", 4), ("libraries", *same_place(tmp_path))):
+            assert parent.run(program, *arguments).stderr.endswith(" checked, 0 differ\n")
 
 
 @pytest.mark.slow
@@ -272,10 +299,16 @@ def test_memo_against_walks(checking_agent: Path, build: Build, flags: list[str]
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "/dev/null", "-subj", "/CN=a", "-out", "/dev/null"],
         [sys.executable, "-c", SQLITE],
         ["gcc", "-O2", "-c", str(TARGETS / "traps.c"), "-o", "/dev/null"],
+        [
+            "sqlite3",
+            ":memory:",
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 99999) SELECT sum(i) FROM n;",
+        ],
+        ["sh", "-c", REDIS],
     ],
     ids=lambda command: f"{Path(command[0]).name}-{command[1][:5]}",
 )
-def test_memo_against_walks_in_the_wild(checking_agent: Path, command: list[str]) -> None:
+def test_remembered_against_walks_in_the_wild(checking_agent: Path, command: list[str]) -> None:
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is not installed")
     with Parent(checking_agent, Seen()) as parent:

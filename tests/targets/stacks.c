@@ -81,6 +81,45 @@ ALONE void way(unsigned n, unsigned bits)
 }
 static void varied(void) { for (volatile unsigned i = 0; i < 4096; i++) way(10, i & 1023); }
 
+/* Of one caller: very many ways, and between them stacks of another shape. */
+static void mixed(void)
+{
+	for (volatile unsigned i = 0; i < 4000; i++) {
+		way(10, i * 37 & 1023);
+		if (i > 2000 && i % 8 == 0)
+			above(16 + i % 3 * 32);
+	}
+}
+
+ALONE void brief(void) { free(malloc(20)); STAY; }
+ALONE void brief_way(unsigned n, unsigned bits)
+{
+	if (!n) {
+		brief();
+	} else if (bits & 1) {
+		brief_way(n - 1, bits >> 1);
+		__asm__("nop");
+	} else {
+		brief_way(n - 1, bits >> 1);
+		__asm__("nop; nop");
+	}
+}
+static void *many_ways(void *first)
+{
+	for (long i = 0; i < 30000; i++)
+		brief_way(10, ((long)first + i * 37) & 1023);
+	return NULL;
+}
+static void varied_at_once(void)
+{
+	pthread_t all[4];
+	for (long i = 0; i < 4; i++)
+		if (pthread_create(&all[i], NULL, many_ways, (void *)i))
+			exit(3);
+	for (int i = 0; i < 4; i++)
+		pthread_join(all[i], NULL);
+}
+
 ALONE void deep(int n) { if (n) deep(n - 1); else leaf(); STAY; }
 static void too_deep(void) { deep(500); }
 
@@ -177,6 +216,7 @@ int main(int count, char **arguments)
 	const char *what = count > 1 ? arguments[1] : "";
 	static const struct { const char *name; void (*function)(void); } all[] = {
 		{"alloca", alloca_frames}, {"expressions", expressions}, {"signals", signals}, {"elsewhere", signals_elsewhere}, {"varied", varied},
+		{"mixed", mixed}, {"varied-at-once", varied_at_once},
 		{"deep", too_deep}, {"coroutines", coroutines}, {"longjmp", longjmps}, {"bare", no_information}, {"alarms", alarms}};
 	for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
 		if (!strcmp(all[i].name, what))
