@@ -29,7 +29,10 @@ base.executemany("insert into t(b) values (?)", ((f"name {i}" * (i % 9),) for i 
 base.execute("create index i on t(b)")
 print(base.execute("select count(*) from t where b like '%7%'").fetchone())
 """
-KINDS_OF_STACKS = "alloca expressions signals elsewhere varied mixed varied-at-once coroutines longjmp alarms".split()
+KINDS_OF_STACKS = (
+    *("alloca", "expressions", "signals", "elsewhere", "varied", "mixed"),
+    *("varied-at-once", "coroutines", "longjmp", "alarms"),
+)
 SUM = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 99999) SELECT sum(i) FROM n;"
 REDIS = """
 cd "$(mktemp -d)"
