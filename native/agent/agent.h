@@ -124,6 +124,7 @@ struct tables {
 	uint32_t *indices; /* the hash tables of sites, each twice as long as the one before it */
 	uint8_t *stack;    /* of the last check */
 	struct slot *blocks; /* without a shadow */
+	uint8_t *block_tags;
 	uint64_t most_blocks, most_sites, most_frames, tree_bytes;
 };
 extern struct tables tables;

@@ -41,7 +41,7 @@ struct room { /* for how much there is */
 
 static uint64_t bytes_of(const struct room *room)
 {
-	return room->shadow_bytes + room->most_blocks * sizeof(struct slot) + room->most_sites * (sizeof *tables.sites + 32) + room->most_frames * 8 +
+	return room->shadow_bytes + room->most_blocks * (sizeof(struct slot) + 1) + room->most_sites * (sizeof *tables.sites + 32) + room->most_frames * 8 +
 	       2 * room->tree_bytes + STEPS_BYTES + HINTS_BYTES + RULES_BYTES + FULL_RULES_BYTES + MOST_MODULES * sizeof *tables.modules +
 	       MOST_UNLOADED * sizeof *tables.unloaded + NAMES_BYTES +
 	       MOST_THREADS * sizeof *tables.threads + OWN_STACK + 24 * GUARD;
@@ -51,8 +51,10 @@ static int carve_tables(uint64_t at, const struct room *room)
 {
 	if (room->shadow_bytes)
 		tables.shadow = carve(&at, room->shadow_bytes, 0);
-	else
+	if (room->most_blocks) {
 		tables.blocks = carve(&at, room->most_blocks * sizeof *tables.blocks, 0);
+		tables.block_tags = carve(&at, room->most_blocks, 0);
+	}
 	tables.most_blocks = room->most_blocks;
 	tables.most_sites = room->most_sites;
 	tables.most_frames = room->most_frames;
@@ -71,8 +73,8 @@ static int carve_tables(uint64_t at, const struct room *room)
 	tables.rules = carve(&at, RULES_BYTES, RULES_BYTES);
 	tables.full_rules = carve(&at, FULL_RULES_BYTES, FULL_RULES_BYTES);
 	tables.stack = carve(&at, OWN_STACK, OWN_STACK);
-	return tables.modules && tables.unloaded && tables.names && tables.shadow_steps && tables.threads && tables.tree && tables.hints && tables.rules && tables.full_rules &&
-	       tables.stack;
+	return tables.modules && tables.unloaded && tables.names && tables.shadow_steps && tables.threads && tables.tree && tables.hints &&
+	       tables.rules && tables.full_rules && tables.stack;
 }
 
 static int reserve(const struct room *room)

@@ -8,29 +8,54 @@
  */
 #include "agent.h"
 
+#include <emmintrin.h>
 #include <errno.h>
 #include <string.h>
 
 #define GROUP 16
-#define FIRST_SLOTS (1ull << 14)
+#define FIRST_SLOTS (1ull << 16)
 
-static struct slot *level_at(uint32_t level)
+/* A group's slots, and a byte of the hash for each that is taken: all are compared at once, and most slots need not be looked at. */
+struct group {
+	struct slot *slots;
+	uint8_t *tags;
+};
+
+static uint64_t level_at(uint32_t level)
 {
-	return tables.blocks + FIRST_SLOTS * ((1ull << level) - 1);
+	return FIRST_SLOTS * ((1ull << level) - 1);
 }
 
-static struct slot *group_of(uint64_t address, uint32_t level)
+static uint64_t hash_of(uint64_t address)
 {
-	uint64_t hash = (address >> 4) * 0x9e3779b97f4a7c15ull >> 20;
-	return level_at(level) + hash % ((FIRST_SLOTS << level) / GROUP) * GROUP;
+	return (address >> 4) * 0x9e3779b97f4a7c15ull >> 20;
+}
+
+static uint8_t tag_of(uint64_t hash)
+{
+	return (uint8_t)(hash >> 36 | 0x80);
+}
+
+static struct group group_of(uint64_t hash, uint32_t level)
+{
+	uint64_t first = level_at(level) + hash % ((FIRST_SLOTS << level) / GROUP) * GROUP;
+	return (struct group){tables.blocks + first, tables.block_tags + first};
+}
+
+/* Bit i: whether tag i is this one. */
+static uint32_t slots_with(const uint8_t *tags, uint8_t tag)
+{
+	__m128i all = _mm_load_si128((const __m128i *)tags);
+	return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(all, _mm_set1_epi8((char)tag)));
 }
 
 /* Open one more; where two threads do so at once, it is the same one. Returns 0 where there is no room. */
 static int add_level(uint32_t level)
 {
 	static const char why[] = "no room for more live blocks: some have no record";
-	uint64_t slots = FIRST_SLOTS << level;
-	if (level_at(level) + slots > tables.blocks + tables.most_blocks || !make_accessible(level_at(level), slots * sizeof(struct slot))) {
+	uint64_t first = level_at(level), slots = FIRST_SLOTS << level;
+	if (first + slots > tables.most_blocks || !make_accessible(tables.blocks + first, slots * sizeof(struct slot)) ||
+	    !make_accessible(tables.block_tags + first, slots)) {
 		if (!leakline_agent_state.why_off[0])
 			memcpy(leakline_agent_state.why_off, why, sizeof why);
 		return 0;
@@ -41,23 +66,34 @@ static int add_level(uint32_t level)
 
 static struct slot *find_slot(uint64_t address)
 {
+	uint64_t hash = hash_of(address);
 	for (uint32_t level = leakline_agent_state.table_levels; level--;) {
-		struct slot *group = group_of(address, level);
-		for (int i = 0; i < GROUP; i++)
-			if (__atomic_load_n(&group[i].address, __ATOMIC_RELAXED) == address)
-				return &group[i];
+		struct group group = group_of(hash, level);
+		for (uint32_t left = slots_with(group.tags, tag_of(hash)); left; left &= left - 1) {
+			struct slot *slot = &group.slots[__builtin_ctz(left)];
+			if (__atomic_load_n(&slot->address, __ATOMIC_RELAXED) == address)
+				return slot;
+		}
 	}
 	return NULL;
 }
 
+static uint8_t *tag_at(const struct slot *slot)
+{
+	return &tables.block_tags[slot - tables.blocks];
+}
+
 static struct slot *take_slot(uint64_t address, uint32_t level)
 {
-	struct slot *group = group_of(address, level);
-	for (int i = 0; i < GROUP; i++) {
-		uint64_t nobody = 0;
-		if (!__atomic_load_n(&group[i].address, __ATOMIC_RELAXED) &&
-		    __atomic_compare_exchange_n(&group[i].address, &nobody, address, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-			return &group[i];
+	uint64_t hash = hash_of(address);
+	struct group group = group_of(hash, level);
+	for (uint32_t left = slots_with(group.tags, 0); left; left &= left - 1) {
+		struct slot *slot = &group.slots[__builtin_ctz(left)];
+		uint64_t nobody = 0; /* or somebody who has not written the tag yet */
+		if (__atomic_compare_exchange_n(&slot->address, &nobody, address, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+			__atomic_store_n(tag_at(slot), tag_of(hash), __ATOMIC_RELEASE);
+			return slot;
+		}
 	}
 	return NULL;
 }
@@ -85,6 +121,7 @@ static uint64_t remove_block(void *block)
 		return 0;
 	uint64_t pair = slot->pair;
 	slot->pair = 0;
+	__atomic_store_n(tag_at(slot), 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&slot->address, 0, __ATOMIC_RELEASE);
 	return pair;
 }
