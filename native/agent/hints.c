@@ -38,6 +38,8 @@ static int is_plain(const struct trace *t)
 void prefer_keys(const struct trace *t, uint64_t caller)
 {
 	struct hint *hint = hint_of(caller);
+	if (hint->caller == caller && !hint->is_refused)
+		use_keys(caller, 1); /* the tree was begun again */
 	if (hint->caller == caller || !is_plain(t))
 		return;
 	__atomic_store_n(&hint->n, 0, __ATOMIC_RELEASE);

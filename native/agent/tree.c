@@ -19,6 +19,10 @@
 #define GROWTH (256u << 10)
 #define LEAST_ROOM (16ull << 20) /* bytes: beyond, it may only grow with the number of sites, and not by places and depths of the same */
 #define ROOM_OF_SITE 1024
+/* The tree is begun again after so many allocations of a thread, and after so many times as many. */
+#define FIRST_BEGINNING (1ull << 18)
+#define BEGINNING_BITS 3
+#define MOST_BEGINNINGS 3
 
 enum { MOVE_BASE = DEPTH + 1, STACK_ENDS }; /* no steps of a walk; the first: what follows lies too far away */
 enum root { SHORT_ROOT = 1, FULL_ROOT = 2, KEY_ROOT = 3 }; /* walks by short rules read less, and in another order; stacks by a key */
@@ -65,6 +69,7 @@ static uint64_t used = sizeof(struct tree) / 8, tree_open = TREE_START; /* words
 static struct branches no_branches = {.at = {{0, 0}}}, *branches = &no_branches;
 static uint64_t branches_end; /* bytes that are used up */
 static int has_full;
+static uint32_t n_begun;
 
 _Static_assert(sizeof(struct branch) == 8 && sizeof(struct run) == 32 && sizeof(struct four) == 40 && sizeof(struct tree) % 8 == 0, "in words");
 
@@ -257,11 +262,14 @@ uint32_t find_by_key(const uint64_t *sp)
 	return r && !compare(r, sp).expected ? r->next : 0;
 }
 
+static void begin_again(void);
+
 static inline int record_as(const uint64_t *sp, uint32_t site)
 {
 	if (!site || !note_block((void *)sp[-3], sp[-2], site))
 		return 0;
-	this_thread->allocations++;
+	if (__builtin_expect(++this_thread->allocations >= FIRST_BEGINNING << BEGINNING_BITS * n_begun, 0) && n_begun < MOST_BEGINNINGS)
+		begin_again();
 	return 1;
 }
 
@@ -403,21 +411,46 @@ static void put_branch(struct branches *all, uint32_t run)
 	all->n++;
 }
 
-/* Twice as many. The old table stays: another thread may be reading it. */
+/* An empty table in place of the one there is, which stays: another thread may be reading it. */
+static struct branches *add_branches(uint64_t size)
+{
+	uint64_t bytes = (sizeof(struct branches) + size * sizeof(struct branch) + 4095) & ~4095ull;
+	struct branches *added = (struct branches *)((uint8_t *)tables.branches + branches_end);
+	if (branches_end + bytes > tables.tree_bytes || !make_accessible(added, bytes))
+		return NULL;
+	branches_end += bytes;
+	added->mask = size - 1;
+	return added;
+}
+
 static int grow_branches(void)
 {
-	uint64_t size = branches == &no_branches ? FIRST_BRANCHES : 2 * (branches->mask + 1);
-	uint64_t bytes = (sizeof(struct branches) + size * sizeof(struct branch) + 4095) & ~4095ull;
-	struct branches *grown = (struct branches *)((uint8_t *)tables.branches + branches_end);
-	if (branches_end + bytes > tables.tree_bytes || !make_accessible(grown, bytes))
+	struct branches *grown = add_branches(branches == &no_branches ? FIRST_BRANCHES : 2 * (branches->mask + 1));
+	if (!grown)
 		return 0;
-	branches_end += bytes;
-	grown->mask = size - 1;
 	for (uint64_t at = 0; at <= branches->mask; at++)
 		if (branches->at[at].run && run_at(tables.tree, branches->at[at].run)->word != NEVER)
 			put_branch(grown, branches->at[at].run);
 	__atomic_store_n(&branches, grown, __ATOMIC_RELEASE);
 	return 1;
+}
+
+/*
+ * Begin with an empty tree. Where a stack branches off the first one that came, it costs a lookup: those that come first now are more often
+ * what the program does all the time than those of its start.
+ */
+static void begin_again(void)
+{
+	uint64_t signals;
+	lock_records(&signals);
+	struct branches *fresh = n_begun < MOST_BEGINNINGS && used * 8 < LEAST_ROOM ? add_branches(branches->mask + 1) : NULL;
+	if (fresh) {
+		__atomic_store_n(&branches, fresh, __ATOMIC_RELEASE);
+		for (uint32_t place = 0; place < 1u << ROOT_BITS; place++)
+			__atomic_store_n(&tables.tree->roots[place], 0, __ATOMIC_RELEASE);
+	}
+	n_begun++;
+	unlock_records(&signals);
 }
 
 static int may_grow(void)
