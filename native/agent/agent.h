@@ -166,7 +166,8 @@ void sum_counters(void);
 
 /* sites.c */
 #define MOST_FRAMES 64
-uint32_t intern_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t flags);
+uint32_t find_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t flags);
+uint32_t add_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t flags);
 uint32_t drop_sites(const struct agent_range *gone, size_t n_gone, uint8_t *are_met);
 void lock_records(uint64_t *signals);
 void unlock_records(const uint64_t *signals);

@@ -39,22 +39,35 @@ void print_check(void)
 }
 #endif
 
+static void remember(const struct trace *trace, const struct entered *at, uint32_t site)
+{
+	uint64_t caller = *at->sp;
+	if (has_keys(caller)) {
+		if (!fits_keys(trace, at->sp) || !remember_by_key(trace, at, site))
+			refuse_keys(caller);
+	} else if (remember_stack(trace, at, site) > MOST_BRANCHES) {
+		prefer_keys(trace, caller);
+	}
+}
+
 static uint32_t walk_and_remember(struct thread *self, const struct registers *registers, const uint64_t *sp, int lasting)
 {
 	struct trace trace;
 	walk_stack(&trace, registers, sp);
 	self->misses++;
 	self->truncated += trace.cut;
-	uint32_t site = intern_site(trace.frames, trace.n_frames, trace.hash, trace.flags);
-	if (!site || !lasting)
-		return site;
 	struct entered at = {sp, registers->rbp, registers->rbx, registers->r12};
-	if (has_keys(*sp)) {
-		if (!fits_keys(&trace, sp) || !remember_by_key(&trace, &at, site))
-			refuse_keys(*sp);
-	} else if (remember_stack(&trace, &at, site) > MOST_BRANCHES) {
-		prefer_keys(&trace, *sp);
-	}
+	uint32_t site = find_site(trace.frames, trace.n_frames, trace.hash, trace.flags);
+	int is_kept = lasting && may_remember(&trace);
+	if (site && !is_kept)
+		return site;
+	uint64_t signals;
+	lock_records(&signals);
+	if (!site)
+		site = add_site(trace.frames, trace.n_frames, trace.hash, trace.flags);
+	if (site && is_kept)
+		remember(&trace, &at, site);
+	unlock_records(&signals);
 	return site;
 }
 

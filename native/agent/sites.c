@@ -1,6 +1,6 @@
 /*
- * Sites: every distinct stack once. Readers need no lock; a new site is added under one, with signals blocked, since a handler that
- * allocates would wait for the thread that it interrupted.
+ * Sites: every distinct stack once. Readers need no lock; a new site, and what is remembered of its stack, is added under one, with signals
+ * blocked, since a handler that allocates would wait for the thread that it interrupted.
  */
 #define _GNU_SOURCE
 #include "agent.h"
@@ -124,20 +124,18 @@ void unlock_records(const uint64_t *signals)
 	syscall_4(SYS_rt_sigprocmask, 2, (long)signals, 0, 8); /* SIG_SETMASK */
 }
 
-/* The number of a stack; 0 if there is no room for a new one. */
-uint32_t intern_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t flags)
+/* The number of a stack; 0 if it is new. */
+uint32_t find_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t flags)
 {
 	const uint32_t *index = __atomic_load_n(&index_now, __ATOMIC_ACQUIRE);
-	uint32_t site = index ? look_up(index, frames, n, hash, flags) : 0;
-	if (site)
-		return site;
-	uint64_t signals;
-	lock_records(&signals);
-	site = index_now ? look_up(index_now, frames, n, hash, flags) : 0;
-	if (!site)
-		site = add(frames, n, hash, flags);
-	unlock_records(&signals);
-	return site;
+	return index ? look_up(index, frames, n, hash, flags) : 0;
+}
+
+/* The same of a new one, under the lock; 0 if there is no room. */
+uint32_t add_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t flags)
+{
+	uint32_t site = find_site(frames, n, hash, flags);
+	return site ? site : add(frames, n, hash, flags);
 }
 
 static int passes_through(const struct agent_site *site, const struct agent_range *gone, size_t n_gone, uint8_t *are_met)

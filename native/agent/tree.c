@@ -453,15 +453,11 @@ static void begin_again(void)
 	unlock_records(&signals);
 }
 
-static int may_grow(void)
-{
-	return used * 8 <= LEAST_ROOM + leakline_agent_state.n_sites * ROOM_OF_SITE && (2 * branches->n < branches->mask || grow_branches());
-}
-
 /* The rest of a stack, where it leaves the tree: the number of its run, 0 where there is no room. */
 static uint32_t add_stack(const struct trace *t, uint32_t step, const struct end *end, const struct entered *e, uint32_t site)
 {
-	uint32_t run = may_grow() ? add_steps(t, step, end->base, e, site) : 0;
+	int has_room = 2 * branches->n < branches->mask || grow_branches();
+	uint32_t run = has_room ? add_steps(t, step, end->base, e, site) : 0;
 	if (!run)
 		return 0;
 	struct run *r = (struct run *)run_at(tables.tree, run);
@@ -475,23 +471,23 @@ static uint32_t add_stack(const struct trace *t, uint32_t step, const struct end
 }
 
 /*
- * Keep a stack. Returns at how many places it is another one than those that came there first; 0 also where it cannot be kept: the walk
- * ended by what a register or a saved one held, so that what comes behind it is not known to be memory.
+ * Whether a stack can be kept, and there is room: a walk that ended by what a register or a saved one held cannot, as it is not known that
+ * what comes behind is memory.
  */
+int may_remember(const struct trace *t)
+{
+	return !t->is_lost && t->kinds[t->n_words - 1] == COMPARE && used * 8 <= LEAST_ROOM + leakline_agent_state.n_sites * ROOM_OF_SITE;
+}
+
+/* Keep a stack, under the lock of the records. Returns at how many places it is another one than those that came there first. */
 uint32_t remember_stack(const struct trace *t, const struct entered *e, uint32_t site)
 {
-	enum root root = t->is_full ? FULL_ROOT : SHORT_ROOT;
-	uint64_t signals;
 	struct end end;
-	if (t->is_lost || t->kinds[t->n_words - 1] != COMPARE)
-		return 0;
-	lock_records(&signals);
-	if (!descend(root, e, &end)) {
+	if (!descend(t->is_full ? FULL_ROOT : SHORT_ROOT, e, &end)) {
 		uint32_t step = end.n_steps - 1;
 		if (step < t->n_words && t->kinds[step] == end.kind && t->places[step] == (uint64_t)end.read && t->words[step] == end.word)
 			add_stack(t, end.n_steps, &end, e, site);
 	}
-	unlock_records(&signals);
 	return end.n_branches;
 }
 
@@ -509,25 +505,20 @@ int has_keys(uint64_t caller)
 	return root && root->has_keys;
 }
 
-/* Keep a stack that goes on at no register by a key. Returns 0 where it cannot be told from another one, or there is no room. */
+/* Keep a stack that goes on at no register by a key, under the lock. Returns 0 where it cannot be told from another one, or has no room. */
 int remember_by_key(const struct trace *t, const struct entered *e, uint32_t site)
 {
-	uint64_t signals;
-	uint32_t run = 0;
-	lock_records(&signals);
-	for (uint64_t key = key_of(e->sp), was = key + 1; key != was && !run;) {
+	for (;;) {
+		uint64_t key = key_of(e->sp);
 		const struct run *other = look_up(KEY_ROOT, key);
-		struct difference difference = other ? compare(other, e->sp) : (struct difference){NULL, NULL};
-		was = key;
 		if (!other)
-			run = add_stack(t, 0, &(struct end){.base = e->sp, .word = key, .place = KEY_ROOT}, e, site);
-		else if (!difference.expected)
-			run = number_of(other);
-		else if (learn(e->sp, difference.read))
-			key = key_of(e->sp);
+			return add_stack(t, 0, &(struct end){.base = e->sp, .word = key, .place = KEY_ROOT}, e, site) != 0;
+		struct difference difference = compare(other, e->sp);
+		if (!difference.expected)
+			return 1;
+		if (!learn(e->sp, difference.read) || key_of(e->sp) == key)
+			return 0;
 	}
-	unlock_records(&signals);
-	return run != 0;
 }
 
 static void drop_word(uint64_t *word, const struct agent_range *gone, size_t n_gone)

@@ -13,6 +13,7 @@ struct entered {
 #define TREE_START (256u << 10) /* bytes that are open from the beginning */
 
 uint32_t find_stack(const struct entered *at);
+int may_remember(const struct trace *t);
 uint32_t remember_stack(const struct trace *t, const struct entered *at, uint32_t site);
 uint32_t find_by_key(const uint64_t *sp);
 int remember_by_key(const struct trace *t, const struct entered *at, uint32_t site);
