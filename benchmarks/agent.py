@@ -118,6 +118,26 @@ int workN(struct sN *s, int n)
 	}
 }
 """
+TEMPLATES = """
+#include <functional>
+#include <iostream>
+#include <map>
+#include <regex>
+#include <unordered_map>
+#include <vector>
+int main()
+{
+	std::map<std::string, std::vector<int>> a;
+	std::unordered_map<int, std::string> b;
+	std::regex c("a+b(c|d)*");
+	for (int i = 0; i < 100; i++) {
+		a[std::to_string(i)].push_back(i);
+		b[i] = "x";
+	}
+	std::function<int(int)> f = [&](int x) { return x + 1; };
+	std::cout << std::regex_match("aabc", c) << a.size() << b.size() << f(2);
+}
+"""
 JSON = """
 import json, random
 random.seed(1)
@@ -135,7 +155,8 @@ def main() -> None:
         subprocess.run(["cc", "-O2", "-w", "-pthread", "-o", program, str(source)], check=True)
         compare("loop, 10 frames", [program, "loop", "20000000"])
         compare("loop in two threads", [program, "two-threads", "10000000"])
-        compare("CPython, json", [sys.executable, "-c", JSON], PYTHONMALLOC="malloc")
+        for python in filter(None, (sys.executable, shutil.which("python3", path="/usr/bin"))):
+            compare(f"{python}, json", [python, "-c", JSON], PYTHONMALLOC="malloc")
         compare("4096 paths of 12 frames", [program, "varied", "3000000", "12"])
         compare("4096 paths of 50 frames", [program, "varied", "1000000", "50"])
         compare("below alloca frames of 300 sizes", [program, "alloca", "5000000"])
@@ -151,6 +172,9 @@ def real_programs(folder: Path) -> None:
     source = folder / "large.c"
     source.write_text("".join(FUNCTION.replace("N", str(number)) for number in range(300)))
     compare("gcc -O2 of 6,900 lines", [shutil.which("gcc") or "gcc", "-O2", "-c", "-o", str(folder / "large.o"), str(source)])
+    templates = folder / "templates.cpp"
+    templates.write_text(TEMPLATES)
+    compare("g++ -O2 of templates", [shutil.which("g++") or "g++", "-O2", "-c", "-o", str(folder / "templates.o"), str(templates)])
     sqlite, redis = shutil.which("sqlite3"), shutil.which("redis-server")
     if sqlite is None or redis is None:
         print("sqlite3 and redis-server are not installed: tools/install-packages bench", file=sys.stderr)

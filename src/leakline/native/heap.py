@@ -294,7 +294,7 @@ class Heap:
 
     def mmapped(self, start: int, end: int) -> list[tuple[int, int]]:
         """Add the mmapped chunks of a mapping; returns their (start, end), the alignment's gap before a chunk included."""
-        room = min((end - start) // PAGE, 1 << 20)
+        room = min(sum(last - first for first, last in self._copy.pieces(start, end)) // PAGE, 1 << 20)  # each begins with a header
         found = (_Range * room)()
         function = self._library.leakline_heap_mmapped
         function.restype = ctypes.c_int64

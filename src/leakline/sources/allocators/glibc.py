@@ -174,16 +174,16 @@ def find_main_arena(copy: MemoryCopy, layout: ArenaLayout, libc: Iterable[Vma]) 
     for vma in libc:
         for start, end in copy.pieces(vma.start, vma.end):
             words = copy.words(start, (end - start) // 8)
-            for index in range(len(words) - layout.size // 8 + 1):
-                first, bins = start + 8 * index + layout.bins, index + layout.bins // 8
-                # Bins that are rarely all in use at once: a quick look before the whole check.
-                if any(words[bins + 2 * b] == first + 16 * b - 16 for b in range(0, _BIN_COUNT - 1, 7)):
-                    broken = _broken_bins(copy, first)
-                    if broken is None:
-                        continue
-                    broken += _successor(copy, layout, start + 8 * index) is None
-                    if best is None or broken < best[0]:
-                        best = broken, start + 8 * index
+            empty = [at for at, word in enumerate(words) if word == start + 8 * at - 16]
+            # Bins that are rarely all in use at once: a quick look before the whole check.
+            begins = {at - layout.bins // 8 - 2 * b for at in empty for b in range(0, _BIN_COUNT - 1, 7)}
+            for index in sorted(begins & set(range(len(words) - layout.size // 8 + 1))):
+                broken = _broken_bins(copy, start + 8 * index + layout.bins)
+                if broken is None:
+                    continue
+                broken += _successor(copy, layout, start + 8 * index) is None
+                if best is None or broken < best[0]:
+                    best = broken, start + 8 * index
     return None if best is None or best[0] > 1 else best[1]
 
 
