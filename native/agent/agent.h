@@ -188,8 +188,9 @@ struct module {
 #define MOST_UNLOADED 16384
 #define NAMES_BYTES (256u << 10)
 extern uint32_t modules_may_have_changed;
+extern uint32_t code_outside; /* stacks end in code of no module that is known: one may be loaded there */
 void doubt_modules(void);
-extern uint64_t module_generation; /* counts vanished modules: what was learned in an earlier one may be wrong */
+extern uint64_t module_generation; /* counts changes of what lies at an address: what was learned before one may be wrong */
 void find_loader(void);
 void refresh_modules(void);
 int is_in_loader(uint64_t ip);

@@ -23,6 +23,7 @@ struct found_object {
 
 int (*dl_find_object)(void *, void *);
 uint32_t modules_may_have_changed;
+uint32_t code_outside;
 uint64_t module_generation;
 
 static unsigned long long loads_seen, unloads_seen;
@@ -123,6 +124,18 @@ static void describe_code(const struct dl_phdr_info *info, struct module *m)
 	}
 }
 
+/* Other code lies there now. */
+static void forget_code(const struct agent_range *ranges, size_t n)
+{
+	uint64_t generation = __atomic_add_fetch(&module_generation, 1, __ATOMIC_RELEASE);
+	if (!(generation & 0xffff)) { /* tags hold no more of it */
+		memset(tables.rules, 0, RULES_BYTES);
+		for (uint32_t i = 0; i < FULL_RULES; i++)
+			tables.full_rules[i].tag = 0;
+	}
+	drop_stacks(ranges, n);
+}
+
 static int list_module(struct dl_phdr_info *info, size_t size, void *data)
 {
 	struct module found;
@@ -142,6 +155,8 @@ static int list_module(struct dl_phdr_info *info, size_t size, void *data)
 		describe_code(info, &found);
 		tables.modules[leakline_agent_state.n_modules] = found;
 		__atomic_store_n(&leakline_agent_state.n_modules, leakline_agent_state.n_modules + 1, __ATOMIC_RELEASE);
+		if (code_outside)
+			forget_code(&(struct agent_range){found.start, found.end}, 1);
 	}
 	return 0;
 }
@@ -178,13 +193,7 @@ static int drop_unseen(void)
 	}
 	if (!n_gone)
 		return 0;
-	uint64_t generation = __atomic_add_fetch(&module_generation, 1, __ATOMIC_RELEASE);
-	if (!(generation & 0xffff)) { /* tags hold no more of it */
-		memset(tables.rules, 0, RULES_BYTES);
-		for (uint32_t i = 0; i < FULL_RULES; i++)
-			tables.full_rules[i].tag = 0;
-	}
-	drop_stacks(ranges, n_gone);
+	forget_code(ranges, n_gone);
 	uint32_t n_sites = drop_sites(ranges, n_gone, are_met);
 	for (size_t k = 0; k < n_gone; k++)
 		if (are_met[k])

@@ -38,6 +38,8 @@ uint64_t derive_rule(uint64_t ip, uint64_t tag)
 	static uint32_t turn;
 	struct row row;
 	uint64_t header = find_frame_header(ip - 1);
+	if (!header)
+		__atomic_store_n(&code_outside, 1, __ATOMIC_SEQ_CST);
 	uint64_t body = header && find_row(header, ip - 1, &row) ? shorten(&row) : pack(RULE_NONE, 0, 0);
 	struct rule *set = tables.rules + rule_set(ip) * RULE_WAYS, *victim = NULL;
 	for (int way = 0; way < RULE_WAYS && !victim; way++)

@@ -239,6 +239,16 @@ def test_libraries_in_the_same_place(agent: Path, build: Build, tmp_path: Path) 
         assert not set(sites[0::2]) & set(sites[1::2])
 
 
+def test_library_where_there_was_code_of_none(agent: Path, build: Build, tmp_path: Path) -> None:
+    """The stack that ended at that code is not taken for that of the library."""
+    seen = Seen(3)
+    with Parent(agent, seen) as parent:
+        done = parent.run(build("stacks.c", "-O2", "-ldl"), "copied", same_place(tmp_path)[0])
+    assert done.returncode == 0
+    assert len(seen.sites) == 3
+    assert seen.outermost == [True, False, True]
+
+
 @pytest.mark.parametrize("number", [200, pytest.param(10000, marks=pytest.mark.slow)])
 def test_threads_leave_nothing_behind(agent: Path, build: Build, number: int) -> None:
     resident: list[int] = []

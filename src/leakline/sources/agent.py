@@ -303,10 +303,12 @@ class Agent:
         starts = sorted((vma.start, vma.end) for vma in self._procfs.maps(self._pid) if "x" in vma.perms)
         for code in last:
             at = bisect.bisect_right(starts, (code.start, 1 << 64)) - 1
-            if code.start < code.end and (at < 0 or code.start >= starts[at][1]):
+            if at < 0 or code.start >= starts[at][1]:
                 code.n_sites = _UNKNOWN_SIZE
                 gone.append(code)
-        found = tuple(_Gone(code.start, code.end, code.n_sites, self._place_of(code, names)) for code in gone)
+        found = tuple(
+            _Gone(code.start, code.end, code.n_sites, self._place_of(code, names)) for code in gone if code.start < code.end
+        )
         if found != self._gone:
             self._gone = found
             self._stacks.clear()  # of sites that pass through them
@@ -342,6 +344,8 @@ class Agent:
         end = raw.table + raw.first_slots * ((1 << raw.table_levels) - 1) * _SLOT.size
         for start in range(raw.table, end, _PIECE):
             data = self._memory.read(start, min(_PIECE, end - start))
+            if not data:
+                break
             for address, site, size in _SLOT.iter_unpack(data[: len(data) // _SLOT.size * _SLOT.size]):
                 stack = self._stack(raw, site) if address else ()
                 if stack:
