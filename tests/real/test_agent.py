@@ -532,7 +532,7 @@ def test_nobody_listens(agent: Path, build: Build, tmp_path: Path) -> None:
 
 
 def test_a_signal_still_ends_a_process_that_waits(agent: Path, build: Build) -> None:
-    with Parent(agent, Seen(), answers=False) as parent, socket.socket() as unused:
+    with Parent(agent, lambda _: None, answers=False) as parent, socket.socket() as unused:
         program = subprocess.Popen([str(build("agent_ends.c")), "exit"], env=parent.environment())
         wait_for(lambda: parent.heard("exit"))
         program.terminate()
