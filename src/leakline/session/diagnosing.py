@@ -23,6 +23,7 @@ from leakline.model.trend import Series, SeriesTrend
 from leakline.model.vma import VmaUsage
 from leakline.present.trends import explain
 from leakline.session.fault_growth import watch_growth
+from leakline.session.probe_cost import pair_cost_ns
 from leakline.session.process_allocator import require_64_bit_program
 from leakline.session.reporting import build_report
 from leakline.session.sampling import sample_usage
@@ -49,8 +50,8 @@ _GROWTH_SECONDS = 6.0
 _GAUGE_SECONDS = 0.3
 _RUNNING_LOOKS = 3
 _OUTSIDE_WORTH_A_LOOK = 64 * 1024
-# What recording everything costs (benchmarks/trace.py), and how much of a core it may take before samples must do.
-_PAIR_SECONDS, _MOST_OF_A_CORE = 3.3e-6, 0.3
+# What recording a pair costs (benchmarks/trace.py), measured where the dearest would matter; and how much of a core it may take.
+_PAIR_SECONDS, _DEAREST_PAIR_SECONDS, _MOST_OF_A_CORE = 3.3e-6, 20e-6, 0.3
 _SAMPLED_BYTES = 16 << 10
 _ENOUGH_RECORDED, _ENOUGH_SAMPLES = 100_000, 2_000
 
@@ -333,7 +334,8 @@ class Diagnosis:
         """The same recorder, or one that samples where everything would slow the target down."""
         recorder.wait(_GAUGE_SECONDS)
         rate = recorder.recorded() / _GAUGE_SECONDS
-        share = rate * _PAIR_SECONDS
+        dear = rate * _DEAREST_PAIR_SECONDS > _MOST_OF_A_CORE and case.scans
+        share = rate * (pair_cost_ns(self._procfs, RecordingOptions()) / 1e9 if dear else _PAIR_SECONDS)
         if share <= _MOST_OF_A_CORE or not case.scans:
             self._say(f"it makes {rate:,.0f} allocations a second: recording takes about {share:.1%} of a core")
             return recorder
