@@ -131,6 +131,7 @@ extern struct tables tables;
 extern uint64_t reserved_bytes;
 int reserve_memory(int with_shadow);
 int make_accessible(void *start, size_t size);
+int room_for(void *table, uint64_t *open, uint64_t bytes);
 int may_read(uint64_t address, size_t size);
 #define OWN_STACK (128u << 10)
 

@@ -92,4 +92,3 @@ int fits_keys(const struct trace *t, const uint64_t *sp)
 	}
 	return 1;
 }
-

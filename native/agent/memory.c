@@ -35,6 +35,19 @@ int make_accessible(void *start, size_t size)
 	return syscall_3(SYS_mprotect, (long)start, (long)((size + 4095) & ~4095ul), PROT_READ | PROT_WRITE) == 0;
 }
 
+#define GROWTH (256u << 10) /* bytes of a table opened at a time */
+
+/* Open a table for so many bytes, of which `open` are. */
+int room_for(void *table, uint64_t *open, uint64_t bytes)
+{
+	while (*open < bytes) {
+		if (!make_accessible((uint8_t *)table + *open, GROWTH))
+			return 0;
+		*open += GROWTH;
+	}
+	return 1;
+}
+
 struct room { /* for how much there is */
 	uint64_t shadow_bytes, most_blocks, most_sites, most_frames, tree_bytes;
 };

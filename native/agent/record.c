@@ -9,9 +9,7 @@
 
 #ifdef LEAKLINE_AGENT_SELF_CHECK
 EXPORT uint64_t leakline_agent_checked, leakline_agent_disagreements;
-#endif
 
-#ifdef LEAKLINE_AGENT_SELF_CHECK
 /* What is remembered must be what a walk with all registers finds, in the tree and by a key. */
 static void check_against_walk(const struct registers *r, const uint64_t *sp)
 {
@@ -23,7 +21,8 @@ static void check_against_walk(const struct registers *r, const uint64_t *sp)
 	walk_fully(&t, r, sp);
 	const struct agent_site *s = &tables.sites[site];
 	__atomic_add_fetch(&leakline_agent_checked, 1, __ATOMIC_RELAXED);
-	if ((in_tree && by_key && in_tree != by_key) || s->n_frames != t.n_frames || s->flags != t.flags || memcmp(tables.frames + s->first_frame, t.frames, 8 * t.n_frames))
+	if ((in_tree && by_key && in_tree != by_key) || s->n_frames != t.n_frames || s->flags != t.flags ||
+	    memcmp(tables.frames + s->first_frame, t.frames, 8 * t.n_frames))
 		__atomic_add_fetch(&leakline_agent_disagreements, 1, __ATOMIC_RELAXED);
 }
 

@@ -9,7 +9,6 @@
 #include <string.h>
 
 #define FIRST_INDEX (1u << 12)
-#define GROWTH (256u << 10) /* bytes of a table opened at a time */
 #define DROPPED UINT32_MAX
 
 static uint32_t *index_now; /* power of two of site numbers, 0 for none, at most half of them taken */
@@ -66,16 +65,6 @@ static int grow_index(void)
 	index_size = size;
 	index_used = used;
 	__atomic_store_n(&index_now, index, __ATOMIC_RELEASE);
-	return 1;
-}
-
-static int room_for(void *table, uint64_t *open, uint64_t bytes)
-{
-	while (*open < bytes) {
-		if (!make_accessible((uint8_t *)table + *open, GROWTH))
-			return 0;
-		*open += GROWTH;
-	}
 	return 1;
 }
 

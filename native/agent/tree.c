@@ -14,9 +14,7 @@
 
 #define ROOT_BITS 12
 #define NEVER (1ull << 63) /* no return address */
-
 #define FIRST_BRANCHES (1u << 12)
-#define GROWTH (256u << 10)
 #define LEAST_ROOM (16ull << 20) /* bytes: beyond, it may only grow with the number of sites, and not by places and depths of the same */
 #define ROOM_OF_SITE 1024
 /* The tree is begun again after so many allocations of a thread, and after so many times as many. */
@@ -344,13 +342,8 @@ void show_stacks(int are_visible)
 static struct run *add_run(uint32_t n)
 {
 	uint64_t words = (sizeof(struct run) + (n + 3) / 4 * sizeof(struct four)) / 8;
-	if ((used + words) * 8 > tables.tree_bytes)
+	if ((used + words) * 8 > tables.tree_bytes || !room_for(tables.tree, &tree_open, (used + words) * 8))
 		return NULL;
-	while ((used + words) * 8 > tree_open) {
-		if (!make_accessible((uint8_t *)tables.tree + tree_open, GROWTH))
-			return NULL;
-		tree_open += GROWTH;
-	}
 	struct run *r = (struct run *)((uint64_t *)tables.tree + used);
 	r->n = (uint8_t)n;
 	r->n_even = (uint8_t)(n + n % 2);

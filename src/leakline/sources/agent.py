@@ -30,6 +30,7 @@ _PHASES: tuple[Phase, ...] = ("starting", "recording", "waiting", "off")
 _MAGIC, _VERSION = 0x656E696C6B61656C, 3
 _MOST_RANGES = 32
 _UNKNOWN_SIZE = 0xFFFFFFFF
+_ANY_SITE = 0xFFFFFFFF
 _MOST_FRAMES = 1 << 12
 _COMPLETE = 1
 _SYMBOL = "leakline_agent_state"
@@ -304,7 +305,7 @@ class Agent:
         for code in last:
             at = bisect.bisect_right(starts, (code.start, 1 << 64)) - 1
             if at < 0 or code.start >= starts[at][1]:
-                code.n_sites = _UNKNOWN_SIZE
+                code.n_sites = _ANY_SITE
                 gone.append(code)
         found = tuple(
             _Gone(code.start, code.end, code.n_sites, self._place_of(code, names)) for code in gone if code.start < code.end

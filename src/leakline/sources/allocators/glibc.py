@@ -177,7 +177,7 @@ def find_main_arena(copy: MemoryCopy, layout: ArenaLayout, libc: Iterable[Vma]) 
             empty = [at for at, word in enumerate(words) if word == start + 8 * at - 16]
             # Bins that are rarely all in use at once: a quick look before the whole check.
             begins = {at - layout.bins // 8 - 2 * b for at in empty for b in range(0, _BIN_COUNT - 1, 7)}
-            for index in sorted(begins & set(range(len(words) - layout.size // 8 + 1))):
+            for index in sorted(index for index in begins if 0 <= index <= len(words) - layout.size // 8):
                 broken = _broken_bins(copy, start + 8 * index + layout.bins)
                 if broken is None:
                     continue
