@@ -235,22 +235,25 @@ def test_snapshot_shows_elsewhere_what_was_here(build: Build, start: Start, leak
 
 @pytest.mark.skipif(shutil.which("pmap") is None, reason="no pmap")
 def test_pmap_agrees(build: Build, start: Start, leakline: Leakline) -> None:
-    """To the byte, but PSS to 5 %: pmap shares libc while it looks."""
+    """To the byte; PSS of a page that is shared follows the processes that come and go, and lies between USS and RSS."""
     program = start(build("kinds.c"), HOLD="1")
     table = leakline("maps", program.pid, "--json").json
     lines = subprocess.run(["pmap", "-X", str(program.pid)], capture_output=True, text=True, check=True).stdout.splitlines()
     names, total = lines[1].split(), [line for line in lines if line.strip() and line.split()[0].isdigit()][-1].split()
     sums = dict(zip(names[5:], map(int, filter(str.isdigit, total)), strict=False))
     assert sums["Rss"] * 1024 == table["totals"]["rss"]
-    assert abs(sums["Pss"] * 1024 - table["totals"]["pss"]) <= 0.05 * table["totals"]["pss"]
     by_start = {f"{vma['start']:x}": vma for vma in table["vmas"]}
-    compared = 0
+    compared, unshared = 0, 0
     for line in lines[2:]:
         fields = line.split()
         if fields and fields[0] in by_start:
-            assert int(fields[names.index("Size")]) * 1024 == by_start[fields[0]]["size"]
+            vma, theirs = by_start[fields[0]], {name: int(fields[names.index(name)]) * 1024 for name in ("Size", "Pss")}
+            assert theirs["Size"] == vma["size"]
+            assert vma["uss"] <= theirs["Pss"] <= vma["rss"]
             compared += 1
+            unshared += vma["rss"] > 0 and vma["uss"] == vma["rss"]
     assert compared >= 15
+    assert unshared >= 8
 
 
 @pytest.mark.skipif(shutil.which("smem") is None, reason="no smem")
