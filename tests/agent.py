@@ -130,12 +130,12 @@ class Process:
         symbol = table.at(address - bias)
         return symbol.name if symbol else Path(vma.path).name
 
-    def words(self, symbol: str, count: int) -> list[int]:
-        """An array of the program's."""
-        path = os.readlink(f"/proc/{self.pid}/exe")
-        vma = next(v for v in self._maps if v.path == path)
+    def words(self, symbol: str, count: int, module: str | None = None) -> list[int]:
+        """An array of the program's, or of a module whose path ends so."""
+        end = module or os.readlink(f"/proc/{self.pid}/exe")
+        vma = next(v for v in self._maps if v.path is not None and v.path.endswith(end))
         self.name(vma.start)
-        bias, table = self._tables[path]
+        bias, table = self._tables[vma.path or ""]
         found = table.named(symbol)
         assert found is not None
         return list(struct.unpack(f"<{count}Q", self.memory.read(bias + found.address, 8 * count)))

@@ -96,8 +96,9 @@ struct allocator {
 extern struct allocator leakline_real; /* entry.c's assembly knows its layout */
 extern void (*leakline_real_free)(void *);
 
-/* entry.c calls the second where the first answers 0. */
+/* entry.c calls the last where the one before answers 0, which of the others depends on whether the thread follows. */
 int leakline_record_known(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
+int leakline_record_guessed(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
 void leakline_record(void *block, size_t size, const struct registers *registers, const uint64_t *sp);
 
 /* start.c */
@@ -108,12 +109,15 @@ extern const struct allocator libc_allocator;
 
 /* memory.c: the reservation, and what is carved out of it. */
 struct tables {
+	uint32_t *turns; /* entry.c's assembly counts on it being the first: numbers of signatures */
 	uint32_t *shadow;
 	uint8_t *shadow_steps; /* per step of the shadow: enum step */
 	struct thread *threads;
 	struct tree *tree;
 	struct branches *branches;
 	struct hint *hints;
+	uint64_t *signatures;
+	uint32_t *signatures_of; /* the newest of a site */
 	struct rule *rules;
 	struct full_rule *full_rules;
 	struct module *modules;
@@ -125,7 +129,7 @@ struct tables {
 	uint8_t *stack;    /* of the last check */
 	struct slot *blocks; /* without a shadow */
 	uint8_t *block_tags;
-	uint64_t most_blocks, most_sites, most_frames, tree_bytes;
+	uint64_t most_blocks, most_sites, most_frames, tree_bytes, signatures_bytes;
 };
 extern struct tables tables;
 extern uint64_t reserved_bytes;
@@ -157,7 +161,13 @@ void use_table(void);
 /* threads.c */
 struct thread { /* counters of a thread, and of ended ones whose place it has taken; on a cache line of its own */
 	uint64_t allocations, misses, truncated;
-	uint32_t tid, pad[9];
+	uint32_t tid;
+	/* follow.c: */
+	uint32_t last, last_sp;	    /* the signature of the last stack, and the lower half of where it was */
+	uint32_t since;		    /* that many allocations (lower half) it counts */
+	uint64_t low, top;	    /* what was walked of its own stack: from the lowest stack pointer to the outermost word */
+	uint16_t branchings, wrong, pause;
+	uint8_t failures, walks;
 };
 #define MOST_THREADS 1024
 extern __thread struct thread *this_thread;
@@ -169,6 +179,7 @@ void sum_counters(void);
 #define MOST_FRAMES 64
 uint32_t find_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t flags);
 uint32_t add_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t flags);
+int passes_through(const struct agent_site *site, const struct agent_range *gone, size_t n_gone, uint8_t *are_met);
 uint32_t drop_sites(const struct agent_range *gone, size_t n_gone, uint8_t *are_met);
 void lock_records(uint64_t *signals);
 void unlock_records(const uint64_t *signals);
@@ -177,6 +188,10 @@ void reset_records_lock(void);
 /* tree.c */
 void show_stacks(int are_visible);
 void drop_stacks(const struct agent_range *gone, size_t n_gone);
+
+/* follow.c */
+void note_first_stack(const void *behind);
+void drop_signatures(const struct agent_range *gone, size_t n_gone);
 
 /* modules.c */
 struct module {

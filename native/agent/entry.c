@@ -5,7 +5,7 @@
  * have moved some of them by the time the block is there. With a shadow nothing is done for free: who allocated an address last is all that
  * is asked.
  */
-#include "agent.h"
+#include "follow.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -114,9 +114,14 @@ struct allocator leakline_real = {
 };
 
 _Static_assert(offsetof(struct allocator, reallocarray) == 64, "the assembly below counts on it");
+#define TEXT_OF(number) #number
+#define TEXT(macro) TEXT_OF(macro)
+_Static_assert(offsetof(struct tables, turns) == 0 && offsetof(struct thread, last) == 28 && offsetof(struct thread, last_sp) == 32, "likewise");
 _Static_assert(offsetof(struct registers, r15) == 40, "the assembly below pushes them in this order");
 
 /*
+ * Where a thread follows (follow.c), what it guesses from is fetched meanwhile: key and table are those of turn_of there.
+ *
  * On the stack of each: 0 the block, 8 the size, 16 where posix_memalign puts the block, 24 the return address. `record` leaves the block
  * in rax, and preserves what a call does.
  */
@@ -132,16 +137,20 @@ __asm__(".text\n"
 	".cfi_adjust_cfa_offset 24\n"
 	".endm\n"
 
-	".macro record\n"
-	"movq %rax, (%rsp)\n"
-	"testq %rax, %rax\n"
-	"je 2f\n"
+	".macro look_up how\n"
 	"leaq 24(%rsp), %rdi\n"
 	"movq %rbp, %rsi\n"
 	"movq %rbx, %rdx\n"
 	"movq %r12, %rcx\n"
-	"call leakline_record_known\n"
+	"call \\how\n"
 	"testl %eax, %eax\n"
+	".endm\n"
+
+	".macro record\n"
+	"movq %rax, (%rsp)\n"
+	"testq %rax, %rax\n"
+	"je 2f\n"
+	"look_up leakline_record_known\n"
 	"je 3f\n"
 	"1: movq (%rsp), %rax\n"
 	"2:\n"
@@ -167,16 +176,49 @@ __asm__(".text\n"
 	"addq $48, %rsp\n"
 	".cfi_adjust_cfa_offset -48\n"
 	"jmp 1b\n"
+	".endm\n"
+
+	".macro end name\n"
 	".cfi_endproc\n"
 	".size \\name, . - \\name\n"
+	".endm\n"
+
+	".macro follow real\n"
+	"8: movq following@gottpoff(%rip), %rax\n"
+	"movq %fs:(%rax), %rax\n"
+	"testq %rax, %rax\n"
+	"je 9b\n"
+	"leal 24(%rsp), %r10d\n"
+	"subl 32(%rax), %r10d\n"
+	"movl 28(%rax), %r11d\n"
+	"shlq $40, %r10\n"
+	"shlq $24, %r11\n"
+	"addq 24(%rsp), %r10\n"
+	"addq %r11, %r10\n"
+	"movabsq $0x9e3779b97f4a7c15, %r11\n"
+	"imulq %r11, %r10\n"
+	"movq tables(%rip), %r11\n"
+	"shrq $(64 - " TEXT(TURN_BITS) "), %r10\n"
+	"prefetcht0 (%r11, %r10, 4)\n"
+	"call *leakline_real + \\real(%rip)\n"
+	"movq %rax, (%rsp)\n"
+	"testq %rax, %rax\n"
+	"je 2b\n"
+	"look_up leakline_record_guessed\n"
+	"je 3b\n"
+	"jmp 1b\n"
 	".endm\n"
 
 	".macro allocate name, real, size\n"
 	"begin \\name\n"
 	"movq \\size, 8(%rsp)\n"
-	"call *leakline_real + \\real(%rip)\n"
+	"cmpl $0, some_follow(%rip)\n"
+	"jne 8f\n"
+	"9: call *leakline_real + \\real(%rip)\n"
 	"record\n"
 	"finish \\name\n"
+	"follow \\real\n"
+	"end \\name\n"
 	".endm\n"
 
 	"allocate malloc, 0, %rdi\n"
@@ -200,9 +242,13 @@ __asm__(".text\n"
 	"movq %rdi, %rax\n"
 	"imulq %rsi, %rax\n" /* where it overflows, there will be no block */
 	"movq %rax, 8(%rsp)\n"
-	"call *leakline_real + 8(%rip)\n"
+	"cmpl $0, some_follow(%rip)\n"
+	"jne 8f\n"
+	"9: call *leakline_real + 8(%rip)\n"
 	"record\n"
 	"finish calloc\n"
+	"follow 8\n"
+	"end calloc\n"
 
 	"begin reallocarray\n"
 	"movq %rsi, %rax\n"
@@ -211,6 +257,7 @@ __asm__(".text\n"
 	"call *leakline_real + 64(%rip)\n"
 	"record\n"
 	"finish reallocarray\n"
+	"end reallocarray\n"
 
 	"begin posix_memalign\n"
 	"movq %rdx, 8(%rsp)\n"
@@ -223,4 +270,5 @@ __asm__(".text\n"
 	"record\n"
 	"xorl %eax, %eax\n"
 	"4:\n"
-	"finish posix_memalign\n");
+	"finish posix_memalign\n"
+	"end posix_memalign\n");

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include "agent.h"
+#include "follow.h"
 #include "hints.h"
 #include "syscalls.h"
 #include "tree.h"
@@ -35,6 +36,7 @@ int make_accessible(void *start, size_t size)
 	return syscall_3(SYS_mprotect, (long)start, (long)((size + 4095) & ~4095ul), PROT_READ | PROT_WRITE) == 0;
 }
 
+#define SIGNATURE_ROOM 32ull /* bytes a site: most reservations are never used up */
 #define GROWTH (256u << 10) /* bytes of a table opened at a time */
 
 /* Open a table for so many bytes, of which `open` are. */
@@ -55,9 +57,10 @@ struct room { /* for how much there is */
 static uint64_t bytes_of(const struct room *room)
 {
 	return room->shadow_bytes + room->most_blocks * (sizeof(struct slot) + 1) + room->most_sites * (sizeof *tables.sites + 32) + room->most_frames * 8 +
+	       room->most_sites * (sizeof *tables.signatures_of + SIGNATURE_ROOM) + TURNS_BYTES +
 	       2 * room->tree_bytes + STEPS_BYTES + HINTS_BYTES + RULES_BYTES + FULL_RULES_BYTES + MOST_MODULES * sizeof *tables.modules +
 	       MOST_UNLOADED * sizeof *tables.unloaded + NAMES_BYTES +
-	       MOST_THREADS * sizeof *tables.threads + OWN_STACK + 24 * GUARD;
+	       MOST_THREADS * sizeof *tables.threads + OWN_STACK + 27 * GUARD;
 }
 
 static int carve_tables(uint64_t at, const struct room *room)
@@ -79,6 +82,10 @@ static int carve_tables(uint64_t at, const struct room *room)
 	tables.names = carve(&at, NAMES_BYTES, NAMES_BYTES);
 	tables.shadow_steps = carve(&at, STEPS_BYTES, STEPS_BYTES);
 	tables.threads = carve(&at, MOST_THREADS * sizeof *tables.threads, MOST_THREADS * sizeof *tables.threads);
+	tables.turns = carve(&at, TURNS_BYTES, TURNS_BYTES);
+	tables.signatures_bytes = room->most_sites * SIGNATURE_ROOM;
+	tables.signatures = carve(&at, tables.signatures_bytes, 0);
+	tables.signatures_of = carve(&at, room->most_sites * sizeof *tables.signatures_of, 0);
 	tables.tree = carve(&at, room->tree_bytes, TREE_START);
 	tables.branches = carve(&at, room->tree_bytes, 0);
 	tables.tree_bytes = room->tree_bytes;
@@ -86,7 +93,7 @@ static int carve_tables(uint64_t at, const struct room *room)
 	tables.rules = carve(&at, RULES_BYTES, RULES_BYTES);
 	tables.full_rules = carve(&at, FULL_RULES_BYTES, FULL_RULES_BYTES);
 	tables.stack = carve(&at, OWN_STACK, OWN_STACK);
-	return tables.modules && tables.unloaded && tables.names && tables.shadow_steps && tables.threads && tables.tree && tables.hints &&
+	return tables.turns && tables.modules && tables.unloaded && tables.names && tables.shadow_steps && tables.threads && tables.tree && tables.hints &&
 	       tables.rules && tables.full_rules && tables.stack;
 }
 

@@ -134,6 +134,7 @@ static void forget_code(const struct agent_range *ranges, size_t n)
 			tables.full_rules[i].tag = 0;
 	}
 	drop_stacks(ranges, n);
+	drop_signatures(ranges, n);
 }
 
 static int list_module(struct dl_phdr_info *info, size_t size, void *data)

@@ -127,13 +127,19 @@ uint32_t add_site(const uint64_t *frames, uint32_t n, uint64_t hash, uint16_t fl
 	return site ? site : add(frames, n, hash, flags);
 }
 
-static int passes_through(const struct agent_site *site, const struct agent_range *gone, size_t n_gone, uint8_t *are_met)
+/* Whether a stack goes through modules that are gone, and through which, if that is wanted. */
+int passes_through(const struct agent_site *site, const struct agent_range *gone, size_t n_gone, uint8_t *are_met)
 {
 	int passes = 0;
-	for (uint32_t i = 0; i < site->n_frames; i++)
-		for (size_t k = 0; k < n_gone; k++)
-			if (tables.frames[site->first_frame + i] - gone[k].start < gone[k].end - gone[k].start)
-				passes = are_met[k] = 1;
+	for (uint32_t i = 0; i < site->n_frames; i++) {
+		for (size_t k = 0; k < n_gone; k++) {
+			if (tables.frames[site->first_frame + i] - gone[k].start >= gone[k].end - gone[k].start)
+				continue;
+			passes = 1;
+			if (are_met)
+				are_met[k] = 1;
+		}
+	}
 	return passes;
 }
 

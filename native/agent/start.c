@@ -97,6 +97,7 @@ __attribute__((constructor)) static void construct(int count, char **arguments, 
 	(void)count;
 	(void)arguments;
 	start_recording();
+	note_first_stack(environment);
 	set_up_exit(environment);
 	hide_from_environment(environment);
 }

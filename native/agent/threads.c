@@ -2,7 +2,7 @@
  * Counters per thread, in a table that outlives the threads: a new thread goes on where an ended one stopped, so that ten thousand
  * threads one after the other take no more memory than one, and nothing has to run when a thread ends.
  */
-#include "agent.h"
+#include "follow.h"
 #include "syscalls.h"
 
 __thread struct thread *this_thread;
@@ -46,6 +46,7 @@ struct thread *adopt_thread(void)
 		t = reclaim(tid);
 	}
 	this_thread = t ? t : &tables.threads[0];
+	start_to_count(this_thread);
 	return this_thread;
 }
 

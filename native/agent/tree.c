@@ -9,6 +9,7 @@
  * Nothing is ever changed or used again, so that readers need no lock, and may be signal handlers. Only where a module has vanished the
  * words that lie in it are made such as no stack has; and while one may have, the roots are out of sight.
  */
+#include "follow.h"
 #include "hints.h"
 #include "tree.h"
 
@@ -266,6 +267,8 @@ static inline int record_as(const uint64_t *sp, uint32_t site)
 {
 	if (!site || !note_block((void *)sp[-3], sp[-2], site))
 		return 0;
+	if (following)
+		note_turn(following, sp, site);
 	if (__builtin_expect(++this_thread->allocations >= FIRST_BEGINNING << BEGINNING_BITS * n_begun, 0) && n_begun < MOST_BEGINNINGS)
 		begin_again();
 	return 1;
@@ -275,6 +278,7 @@ static inline int record_found(const struct entered *e, uint32_t site)
 {
 	if (__builtin_expect(!site && has_full, 0))
 		site = descend(FULL_ROOT, e, NULL);
+	note_branching(this_thread);
 	return record_as(e->sp, site);
 }
 
@@ -307,6 +311,14 @@ static __attribute__((noinline)) int record_displaced(const uint64_t *sp, uint64
 	return record_as(sp, root && root->has_keys ? find_by_key(sp) : find_stack(&e));
 }
 
+static inline int record_at_once(struct thread *self, const uint64_t *sp, uint32_t site)
+{
+	if (__builtin_expect(!note_block((void *)sp[-3], sp[-2], site), 0))
+		return 0;
+	self->allocations++;
+	return 1;
+}
+
 /*
  * Most callers are only ever reached by one way: for these, in as few instructions as can be. The block is in sp[-3], its size in sp[-2].
  * Returns 0 where the stack is not known.
@@ -328,10 +340,18 @@ int leakline_record_known(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64
 		return r->has_keys ? record_by_key(sp) : record_other(sp, rbp, rbx, r12, other);
 	if (r->kind != STACK_ENDS)
 		return record_beyond(sp, rbp, rbx, r12, r);
-	if (__builtin_expect(!note_block((void *)sp[-3], sp[-2], r->next), 0))
-		return 0;
-	self->allocations++;
-	return 1;
+	return record_at_once(self, sp, r->next);
+}
+
+/* The same for a thread that follows, and mostly works on much memory: the shadow is fetched while the stack is compared. */
+int leakline_record_guessed(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12)
+{
+	__asm__ volatile("prefetchw (%0)" : : "r"(tables.shadow + (sp[-3] >> 4)));
+	struct thread *self = following;
+	uint32_t site = self ? follow(self, sp) : 0;
+	if (site)
+		return site != WALK_IT && record_at_once(self, sp, site);
+	return leakline_record_known(sp, rbp, rbx, r12);
 }
 
 void show_stacks(int are_visible)

@@ -1,0 +1,31 @@
+/* Which known stack came after which: a program mostly does again what it did before. */
+#ifndef LEAKLINE_FOLLOW_H
+#define LEAKLINE_FOLLOW_H
+
+#include "../unwind/unwind.h"
+
+#define TURN_BITS 16
+#define TURNS_BYTES (sizeof(uint32_t) << TURN_BITS)
+#define WALK_IT UINT32_MAX /* in place of a site */
+
+/* This thread's place, while it follows. */
+extern __thread struct thread *following;
+extern uint32_t some_follow; /* a thread has ever done so */
+
+uint32_t follow(struct thread *self, const uint64_t *sp);
+void start_to_count(struct thread *self);
+void decide(struct thread *self);
+void note_turn(struct thread *self, const uint64_t *sp, uint32_t site);
+void note_span(struct thread *self, const struct trace *t, const uint64_t *sp);
+void add_signature(const struct trace *t, const uint64_t *sp, uint32_t site);
+
+#define BRANCHINGS 256 /* are counted before it is decided whether to follow */
+
+/* An allocation that was found in the tree, and was not the caller's first stack. */
+static inline void note_branching(struct thread *self)
+{
+	if (__builtin_expect(++self->branchings >= BRANCHINGS, 0))
+		decide(self);
+}
+
+#endif
