@@ -135,16 +135,17 @@ static inline uint64_t observe(uint32_t kind, const uint64_t *place, const struc
 	}
 }
 
-/* A word of a run that is not on the stack, and what is there instead; NULL if all are. */
+/* A word of a run that is not on the stack, and where it should be, in words from the base; NULL if all are. */
 struct difference {
-	const uint64_t *expected, *read;
+	const uint64_t *expected;
+	const uint16_t *at;
 };
 
 #define RETURN_IF_OTHER(i)                        \
 	if (__builtin_expect(base[f->at[i]] != f->words[i], 0)) \
 	return (struct difference)                \
 	{                                         \
-		&f->words[i], base + f->at[i]     \
+		&f->words[i], &f->at[i]           \
 	}
 
 static inline struct difference compare(const struct run *r, const uint64_t *base)
@@ -191,10 +192,11 @@ static inline __attribute__((always_inline)) uint32_t go_on(const struct run *r,
 	const struct tree *tree = tables.tree;
 	for (;;) {
 		const struct run *next;
-		const uint64_t *read = other.read;
+		const uint64_t *read = NULL;
 		uint64_t word = 0;
 		uint32_t place = 0, kind = COMPARE, n_steps = 1;
 		if (other.expected) {
+			read = base + *other.at;
 			word = *read;
 			place = number_of(other.expected);
 			next = look_up(place, word);
@@ -529,7 +531,7 @@ int remember_by_key(const struct trace *t, const struct entered *e, uint32_t sit
 		struct difference difference = compare(other, e->sp);
 		if (!difference.expected)
 			return 1;
-		if (!learn(e->sp, difference.read) || key_of(e->sp) == key)
+		if (!learn(e->sp, e->sp + *difference.at) || key_of(e->sp) == key)
 			return 0;
 	}
 }
