@@ -96,7 +96,7 @@ struct allocator {
 extern struct allocator leakline_real; /* entry.c's assembly knows its layout */
 extern void (*leakline_real_free)(void *);
 
-/* entry.c calls the last where the one before answers 0, which of the others depends on whether the thread follows. */
+/* entry.c calls the last where the one before answers 0, which of the others depends on whether any thread has ever followed. */
 int leakline_record_known(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
 int leakline_record_guessed(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
 void leakline_record(void *block, size_t size, const struct registers *registers, const uint64_t *sp);
@@ -106,6 +106,8 @@ void start_recording(void);
 
 /* entry.c */
 extern const struct allocator libc_allocator;
+void note_allocator(void);
+void count_followers(int change);
 
 /* memory.c: the reservation, and what is carved out of it. */
 struct tables {

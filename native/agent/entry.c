@@ -113,6 +113,40 @@ struct allocator leakline_real = {
 	first_valloc, first_pvalloc, first_posix_memalign, first_reallocarray,
 };
 
+/* How the stack of an allocation is found if it is known. */
+int (*leakline_record_quickly)(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12) = leakline_record_known;
+
+static struct allocator behind_fetching __attribute__((used));
+void *fetch_malloc(size_t size) __attribute__((visibility("hidden")));
+void *fetch_calloc(size_t count, size_t size) __attribute__((visibility("hidden")));
+void *fetch_realloc(void *block, size_t size) __attribute__((visibility("hidden")));
+
+/* What the fetching functions go on to, once it is known. */
+void note_allocator(void)
+{
+	behind_fetching = leakline_real;
+}
+
+static void let_follow(int are_any)
+{
+	__atomic_store_n(&leakline_real.malloc, are_any ? fetch_malloc : behind_fetching.malloc, __ATOMIC_RELEASE);
+	__atomic_store_n(&leakline_real.calloc, are_any ? fetch_calloc : behind_fetching.calloc, __ATOMIC_RELEASE);
+	__atomic_store_n(&leakline_real.realloc, are_any ? fetch_realloc : behind_fetching.realloc, __ATOMIC_RELEASE);
+	__atomic_store_n(&leakline_record_quickly, are_any ? leakline_record_guessed : leakline_record_known, __ATOMIC_RELEASE);
+}
+
+/* A thread begins to follow (1), or ends (-1): while none does, nothing is asked on the way. One that exits meanwhile still counts. */
+void count_followers(int change)
+{
+	static uint32_t n;
+	uint32_t seen;
+	do {
+		seen = __atomic_add_fetch(&n, (uint32_t)change, __ATOMIC_SEQ_CST);
+		change = 0;
+		let_follow(seen != 0);
+	} while (__atomic_load_n(&n, __ATOMIC_SEQ_CST) != seen);
+}
+
 _Static_assert(offsetof(struct allocator, reallocarray) == 64, "the assembly below counts on it");
 #define TEXT_OF(number) #number
 #define TEXT(macro) TEXT_OF(macro)
@@ -120,8 +154,6 @@ _Static_assert(offsetof(struct tables, turns) == 0 && offsetof(struct thread, la
 _Static_assert(offsetof(struct registers, r15) == 40, "the assembly below pushes them in this order");
 
 /*
- * Where a thread follows (follow.c), what it guesses from is fetched meanwhile: key and table are those of turn_of there.
- *
  * On the stack of each: 0 the block, 8 the size, 16 where posix_memalign puts the block, 24 the return address. `record` leaves the block
  * in rax, and preserves what a call does.
  */
@@ -137,20 +169,16 @@ __asm__(".text\n"
 	".cfi_adjust_cfa_offset 24\n"
 	".endm\n"
 
-	".macro look_up how\n"
-	"leaq 24(%rsp), %rdi\n"
-	"movq %rbp, %rsi\n"
-	"movq %rbx, %rdx\n"
-	"movq %r12, %rcx\n"
-	"call \\how\n"
-	"testl %eax, %eax\n"
-	".endm\n"
-
 	".macro record\n"
 	"movq %rax, (%rsp)\n"
 	"testq %rax, %rax\n"
 	"je 2f\n"
-	"look_up leakline_record_known\n"
+	"leaq 24(%rsp), %rdi\n"
+	"movq %rbp, %rsi\n"
+	"movq %rbx, %rdx\n"
+	"movq %r12, %rcx\n"
+	"call *leakline_record_quickly(%rip)\n"
+	"testl %eax, %eax\n"
 	"je 3f\n"
 	"1: movq (%rsp), %rax\n"
 	"2:\n"
@@ -176,49 +204,48 @@ __asm__(".text\n"
 	"addq $48, %rsp\n"
 	".cfi_adjust_cfa_offset -48\n"
 	"jmp 1b\n"
-	".endm\n"
-
-	".macro end name\n"
 	".cfi_endproc\n"
 	".size \\name, . - \\name\n"
 	".endm\n"
 
-	".macro follow real\n"
-	"8: movq following@gottpoff(%rip), %rax\n"
+	/* What a thread that follows guesses from is fetched while the allocator works: key and table are those of turn_of in follow.c. */
+	".macro fetch name, real\n"
+	".type fetch_\\name, @function\n"
+	".p2align 4\n"
+	"fetch_\\name:\n"
+	".cfi_startproc\n"
+	"endbr64\n"
+	"movq following@gottpoff(%rip), %rax\n"
 	"movq %fs:(%rax), %rax\n"
 	"testq %rax, %rax\n"
-	"je 9b\n"
-	"leal 24(%rsp), %r10d\n"
+	"je 1f\n"
+	"leal 32(%rsp), %r10d\n"
 	"subl 32(%rax), %r10d\n"
 	"movl 28(%rax), %r11d\n"
 	"shlq $40, %r10\n"
 	"shlq $24, %r11\n"
-	"addq 24(%rsp), %r10\n"
+	"addq 32(%rsp), %r10\n"
 	"addq %r11, %r10\n"
 	"movabsq $0x9e3779b97f4a7c15, %r11\n"
 	"imulq %r11, %r10\n"
 	"movq tables(%rip), %r11\n"
 	"shrq $(64 - " TEXT(TURN_BITS) "), %r10\n"
 	"prefetcht0 (%r11, %r10, 4)\n"
-	"call *leakline_real + \\real(%rip)\n"
-	"movq %rax, (%rsp)\n"
-	"testq %rax, %rax\n"
-	"je 2b\n"
-	"look_up leakline_record_guessed\n"
-	"je 3b\n"
-	"jmp 1b\n"
+	"1: jmp *behind_fetching + \\real(%rip)\n"
+	".cfi_endproc\n"
+	".size fetch_\\name, . - fetch_\\name\n"
 	".endm\n"
+
+	"fetch malloc, 0\n"
+	"fetch calloc, 8\n"
+	"fetch realloc, 16\n"
 
 	".macro allocate name, real, size\n"
 	"begin \\name\n"
 	"movq \\size, 8(%rsp)\n"
-	"cmpl $0, some_follow(%rip)\n"
-	"jne 8f\n"
-	"9: call *leakline_real + \\real(%rip)\n"
+	"call *leakline_real + \\real(%rip)\n"
 	"record\n"
 	"finish \\name\n"
-	"follow \\real\n"
-	"end \\name\n"
 	".endm\n"
 
 	"allocate malloc, 0, %rdi\n"
@@ -242,13 +269,9 @@ __asm__(".text\n"
 	"movq %rdi, %rax\n"
 	"imulq %rsi, %rax\n" /* where it overflows, there will be no block */
 	"movq %rax, 8(%rsp)\n"
-	"cmpl $0, some_follow(%rip)\n"
-	"jne 8f\n"
-	"9: call *leakline_real + 8(%rip)\n"
+	"call *leakline_real + 8(%rip)\n"
 	"record\n"
 	"finish calloc\n"
-	"follow 8\n"
-	"end calloc\n"
 
 	"begin reallocarray\n"
 	"movq %rsi, %rax\n"
@@ -257,7 +280,6 @@ __asm__(".text\n"
 	"call *leakline_real + 64(%rip)\n"
 	"record\n"
 	"finish reallocarray\n"
-	"end reallocarray\n"
 
 	"begin posix_memalign\n"
 	"movq %rdx, 8(%rsp)\n"
@@ -270,5 +292,4 @@ __asm__(".text\n"
 	"record\n"
 	"xorl %eax, %eax\n"
 	"4:\n"
-	"finish posix_memalign\n"
-	"end posix_memalign\n");
+	"finish posix_memalign\n");

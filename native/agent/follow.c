@@ -26,8 +26,9 @@ struct signature { /* numbered by lines; 0: none */
 	uint64_t hash;
 	uint32_t site;	 /* 0: its code has gone */
 	uint16_t extent; /* of the outermost word, in words from the stack pointer */
-	uint8_t n_fours; /* return addresses, filled up to a number of fours by the last */
-	uint8_t has_rbp; /* the last word is a saved rbp: what counts is its distance from the stack pointer */
+	uint8_t n_fours : 7; /* return addresses, filled up to a number of fours by the last */
+	uint8_t has_rbp : 1; /* of the register as it came, the distance from the stack pointer counts */
+	uint8_t n_saved;     /* the last words are saved rbps, of which the same counts */
 	uint16_t at[];	 /* in words from the stack pointer */
 };
 
@@ -35,8 +36,9 @@ struct line {
 	uint64_t words[8];
 };
 
+_Static_assert(sizeof(struct signature) == offsetof(struct signature, at), "add_signature makes one in one piece");
+
 __thread struct thread *following;
-uint32_t some_follow;
 static uint64_t n_lines = 1, lines_open, of_sites_open; /* bytes */
 static uint64_t first_stack;				 /* an address behind the outermost frame of the first thread */
 
@@ -64,7 +66,7 @@ static inline uint32_t *turn_of(const struct thread *self, const uint64_t *sp)
 }
 
 /* Four polynomials in one odd number, added up with other ones: what is multiplied need not wait for each other. */
-static inline uint64_t hash_stack(const struct signature *s, const uint64_t *sp)
+static inline uint64_t hash_stack(const struct signature *s, const uint64_t *sp, uint64_t rbp)
 {
 	const uint64_t factor = 0x9e3779b97f4a7c15ull;
 	const uint16_t *at = s->at;
@@ -75,14 +77,16 @@ static inline uint64_t hash_stack(const struct signature *s, const uint64_t *sp)
 		c = c * factor + sp[at[2]];
 		d = d * factor + sp[at[3]];
 	}
+	for (uint32_t i = 0; i < s->n_saved; i++)
+		a = a * factor + (sp[at[i]] - (uint64_t)sp);
 	if (s->has_rbp)
-		a += (sp[*at] - (uint64_t)sp) * 0xd6e8feb86659fd93ull;
+		a = a * factor + (rbp - (uint64_t)sp);
 	return a + b * 0xa0761d6478bd642full + c * 0xe7037ed1a0b428dbull + d * 0x8ebc6af09c88c6e3ull;
 }
 
-static inline int is_there(const struct thread *self, const struct signature *s, const uint64_t *sp)
+static inline int is_there(const struct thread *self, const struct signature *s, const uint64_t *sp, uint64_t rbp)
 {
-	return (uint64_t)sp >= self->low && (uint64_t)(sp + s->extent) <= self->top && hash_stack(s, sp) == s->hash;
+	return (uint64_t)sp >= self->low && (uint64_t)(sp + s->extent) <= self->top && hash_stack(s, sp, rbp) == s->hash;
 }
 
 static uint32_t signature_of(uint32_t site)
@@ -96,13 +100,15 @@ static void begin(struct thread *self)
 	self->walks = WALKS;
 	self->last = 0;
 	following = self;
-	__atomic_store_n(&some_follow, 1, __ATOMIC_RELAXED);
+	count_followers(1);
 }
 
 static void end(struct thread *self)
 {
 	self->branchings = 0;
 	self->since = (uint32_t)self->allocations;
+	if (following)
+		count_followers(-1);
 	following = NULL;
 }
 
@@ -141,7 +147,7 @@ static void note_wrong_guess(struct thread *self)
 }
 
 /* The site of the stack that is there, if it is the one that is guessed; WALK_IT: it lies where nothing is known of; 0: some other. */
-uint32_t follow(struct thread *self, const uint64_t *sp)
+uint32_t follow(struct thread *self, const uint64_t *sp, uint64_t rbp)
 {
 	uint32_t number = __atomic_load_n(turn_of(self, sp), __ATOMIC_ACQUIRE);
 	const struct signature *s = signature_at(number);
@@ -149,7 +155,7 @@ uint32_t follow(struct thread *self, const uint64_t *sp)
 		return 0;
 	if (__builtin_expect(!(self->allocations & LOOK_AGAIN) && following, 0))
 		end(self);
-	if (__builtin_expect(number && is_there(self, s, sp), 1)) {
+	if (__builtin_expect(number && is_there(self, s, sp, rbp), 1)) {
 		self->last = number;
 		self->last_sp = (uint32_t)(uint64_t)sp;
 		return __atomic_load_n(&s->site, __ATOMIC_RELAXED);
@@ -171,12 +177,12 @@ void note_turn(struct thread *self, const uint64_t *sp, uint32_t site)
 	self->last_sp = (uint32_t)(uint64_t)sp;
 }
 
-/* Whether return addresses and saved frame pointers on the stack are all that tells this one; says how far it reaches. */
+/* Whether return addresses and frame pointers are all that tells this stack; says how far it reaches. */
 static int is_plain(const struct trace *t, const uint64_t *sp, uint64_t *top)
 {
 	*top = 0;
 	for (uint32_t i = 0; i < t->n_words; i++) {
-		if (t->kinds[i] > SAVED_RBP || t->places[i] < (uint64_t)sp)
+		if (t->kinds[i] > RBP_ITSELF || t->places[i] < (uint64_t)sp)
 			return 0;
 		*top = t->places[i] > *top ? t->places[i] : *top;
 	}
@@ -185,7 +191,7 @@ static int is_plain(const struct trace *t, const uint64_t *sp, uint64_t *top)
 
 /*
  * Learn from a walk what the own stack of this thread spans: its outermost frame lies near what is behind every thread's stack. A frame that
- * is found by a saved rbp may lie on another stack than the one before it, but not with a page between them if it is less than one away.
+ * is found by rbp may lie on another stack than the one before it, but not with a page between them if it is less than one away.
  */
 void note_span(struct thread *self, const struct trace *t, const uint64_t *sp)
 {
@@ -194,7 +200,7 @@ void note_span(struct thread *self, const struct trace *t, const uint64_t *sp)
 	if (self == &tables.threads[0] || !is_plain(t, sp, &top) || (pointer - top > NEAR_ITS_END && first_stack - top > NEAR_ITS_END))
 		return;
 	for (uint32_t i = 1; i + 1 < t->n_words; i++)
-		if (t->kinds[i] == SAVED_RBP && t->places[i + 1] - t->places[i - 1] >= PAGE)
+		if (t->kinds[i] != COMPARE && t->places[i + 1] - t->places[i - 1] >= PAGE)
 			return;
 	if (!self->top || low < self->low)
 		self->low = low;
@@ -203,34 +209,30 @@ void note_span(struct thread *self, const struct trace *t, const uint64_t *sp)
 }
 
 /* Keep what a stack is told by, under the lock of the records. */
-void add_signature(const struct trace *t, const uint64_t *sp, uint32_t site)
+void add_signature(const struct trace *t, const uint64_t *sp, uint64_t rbp, uint32_t site)
 {
 	struct {
 		struct signature signature;
 		uint16_t at[MOST_WORDS + 4];
 	} made = {.signature = {.site = site}};
-	uint32_t n = 0, rbp = 0, old = signature_of(site);
+	uint32_t n = 0, old = signature_of(site);
 	uint64_t top;
 	if (!is_plain(t, sp, &top) || (top - (uint64_t)sp) / 8 > MOST_EXTENT)
 		return;
 	for (uint32_t i = 0; i < t->n_words; i++) {
-		uint16_t away = (uint16_t)((t->places[i] - (uint64_t)sp) / 8);
 		if (t->kinds[i] == COMPARE)
-			made.at[n++] = away;
-		else if (rbp)
-			return;
-		else
-			rbp = away;
+			made.at[n++] = (uint16_t)((t->places[i] - (uint64_t)sp) / 8);
+		made.signature.n_saved = (uint8_t)(made.signature.n_saved + (t->kinds[i] == SAVED_RBP));
+		made.signature.has_rbp |= t->kinds[i] == RBP_ITSELF;
 	}
 	for (; n % 4; n++)
 		made.at[n] = made.at[n - 1];
-	made.signature.n_fours = (uint8_t)(n / 4);
+	made.signature.n_fours = (n / 4) & 127;
 	made.signature.extent = (uint16_t)((top - (uint64_t)sp) / 8);
-	if (rbp) {
-		made.signature.has_rbp = 1;
-		made.at[n++] = (uint16_t)rbp;
-	}
-	made.signature.hash = hash_stack(&made.signature, sp);
+	for (uint32_t i = 0; i < t->n_words; i++)
+		if (t->kinds[i] == SAVED_RBP)
+			made.at[n++] = (uint16_t)((t->places[i] - (uint64_t)sp) / 8);
+	made.signature.hash = hash_stack(&made.signature, sp, rbp);
 	if (old && signature_at(old)->hash == made.signature.hash && signature_at(old)->site == site)
 		return;
 	uint32_t lines = lines_of(n);
@@ -252,7 +254,7 @@ void drop_signatures(const struct agent_range *gone, size_t n_gone)
 		struct signature *s = signature_at((uint32_t)number);
 		if (s->site && passes_through(&tables.sites[s->site], gone, n_gone, NULL))
 			__atomic_store_n(&s->site, 0, __ATOMIC_RELEASE);
-		number += lines_of(4u * s->n_fours + s->has_rbp);
+		number += lines_of(4u * s->n_fours + s->n_saved);
 	}
 	unlock_records(&signals);
 }

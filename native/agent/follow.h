@@ -10,14 +10,13 @@
 
 /* This thread's place, while it follows. */
 extern __thread struct thread *following;
-extern uint32_t some_follow; /* a thread has ever done so */
 
-uint32_t follow(struct thread *self, const uint64_t *sp);
+uint32_t follow(struct thread *self, const uint64_t *sp, uint64_t rbp);
 void start_to_count(struct thread *self);
 void decide(struct thread *self);
 void note_turn(struct thread *self, const uint64_t *sp, uint32_t site);
 void note_span(struct thread *self, const struct trace *t, const uint64_t *sp);
-void add_signature(const struct trace *t, const uint64_t *sp, uint32_t site);
+void add_signature(const struct trace *t, const uint64_t *sp, uint64_t rbp, uint32_t site);
 
 #define BRANCHINGS 256 /* are counted before it is decided whether to follow */
 

@@ -16,7 +16,7 @@ static void check_against_walk(const struct registers *r, const uint64_t *sp)
 {
 	struct entered at = {sp, r->rbp, r->rbx, r->r12};
 	struct trace t;
-	uint32_t in_tree = find_stack(&at), by_key = has_keys(*sp) ? find_by_key(sp) : 0, guessed = follow(this_thread, sp);
+	uint32_t in_tree = find_stack(&at), by_key = has_keys(*sp) ? find_by_key(sp) : 0, guessed = follow(this_thread, sp, r->rbp);
 	if (guessed == WALK_IT)
 		guessed = 0;
 	uint32_t site = in_tree ? in_tree : by_key ? by_key : guessed;
@@ -48,7 +48,7 @@ void print_check(void)
 static void remember(const struct trace *trace, const struct entered *at, uint32_t site)
 {
 	uint64_t caller = *at->sp;
-	add_signature(trace, at->sp, site);
+	add_signature(trace, at->sp, at->rbp, site);
 	if (has_keys(caller)) {
 		if (!fits_keys(trace, at->sp) || !remember_by_key(trace, at, site))
 			refuse_keys(caller);

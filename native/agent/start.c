@@ -63,6 +63,7 @@ void start_recording(void)
 	find_definitions(wanted, N_WANTED);
 	leakline_real = libc_allocator;
 	use_found_allocator();
+	note_allocator();
 	dl_find_object = (int (*)(void *, void *))wanted[FIND_OBJECT].address;
 	real_abort = (void (*)(void))wanted[ABORT].address;
 	real_quick_exit = (void (*)(int))wanted[QUICK_EXIT].address;

@@ -350,7 +350,7 @@ int leakline_record_guessed(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint
 {
 	__asm__ volatile("prefetchw (%0)" : : "r"(tables.shadow + (sp[-3] >> 4)));
 	struct thread *self = following;
-	uint32_t site = self ? follow(self, sp) : 0;
+	uint32_t site = self ? follow(self, sp, rbp) : 0;
 	if (site)
 		return site != WALK_IT && record_at_once(self, sp, site);
 	return leakline_record_known(sp, rbp, rbx, r12);

@@ -302,8 +302,8 @@ def test_remembered_against_walks(checking_agent: Path, tmp_path: Path, build: B
 
 
 def follows(process: Process) -> bool:
-    """Whether the agent has ever guessed a stack from the one before."""
-    return bool(process.words("some_follow", 1, "libleakline-agent.so")[0] & 0xFFFFFFFF)
+    """Whether a thread is guessing stacks from the one before."""
+    return process.name(process.words("leakline_record_quickly", 1, "libleakline-agent.so")[0]) == "leakline_record_guessed"
 
 
 ORDER = [("by_a",), ("by_b",), ("by_a", "by_c"), ("by_a",)]
