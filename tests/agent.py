@@ -132,10 +132,11 @@ class Process:
 
     def words(self, symbol: str, count: int, module: str | None = None) -> list[int]:
         """An array of the program's, or of a module whose path ends so."""
-        end = module or os.readlink(f"/proc/{self.pid}/exe")
-        vma = next(v for v in self._maps if v.path is not None and v.path.endswith(end))
-        self.name(vma.start)
-        bias, table = self._tables[vma.path or ""]
+        exe = os.readlink(f"/proc/{self.pid}/exe")
+        paths = (v.path for v in self._maps if v.path is not None)
+        path = exe if module is None else next(path for path in paths if path.endswith(module))
+        self.name(next(v.start for v in self._maps if v.path == path))
+        bias, table = self._tables[path]
         found = table.named(symbol)
         assert found is not None
         return list(struct.unpack(f"<{count}Q", self.memory.read(bias + found.address, 8 * count)))

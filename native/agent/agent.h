@@ -19,6 +19,11 @@ struct agent_range {
 	uint64_t start, end;
 };
 
+static inline int is_in(const struct agent_range *range, uint64_t address)
+{
+	return address - range->start < range->end - range->start;
+}
+
 struct agent_site {
 	uint32_t first_frame;
 	uint16_t n_frames;
@@ -96,7 +101,7 @@ struct allocator {
 extern struct allocator leakline_real; /* entry.c's assembly knows its layout */
 extern void (*leakline_real_free)(void *);
 
-/* entry.c calls the last where the one before answers 0, which of the others depends on whether any thread has ever followed. */
+/* entry.c calls the last where the one before answers 0, which of the others depends on whether any thread follows. */
 int leakline_record_known(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
 int leakline_record_guessed(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
 void leakline_record(void *block, size_t size, const struct registers *registers, const uint64_t *sp);

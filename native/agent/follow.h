@@ -20,7 +20,7 @@ void add_signature(const struct trace *t, const uint64_t *sp, uint64_t rbp, uint
 
 #define BRANCHINGS 256 /* are counted before it is decided whether to follow */
 
-/* An allocation that was found in the tree, and was not the caller's first stack. */
+/* An allocation whose stack is not the first one of its caller. */
 static inline void note_branching(struct thread *self)
 {
 	if (__builtin_expect(++self->branchings >= BRANCHINGS, 0))

@@ -271,7 +271,7 @@ void find_loader(void)
 
 int is_in_loader(uint64_t ip)
 {
-	return ip - loader.start < loader.end - loader.start;
+	return is_in(&loader, ip);
 }
 
 void reset_modules_lock(void)

@@ -133,7 +133,7 @@ int passes_through(const struct agent_site *site, const struct agent_range *gone
 	int passes = 0;
 	for (uint32_t i = 0; i < site->n_frames; i++) {
 		for (size_t k = 0; k < n_gone; k++) {
-			if (tables.frames[site->first_frame + i] - gone[k].start >= gone[k].end - gone[k].start)
+			if (!is_in(&gone[k], tables.frames[site->first_frame + i]))
 				continue;
 			passes = 1;
 			if (are_met)

@@ -539,7 +539,7 @@ int remember_by_key(const struct trace *t, const struct entered *e, uint32_t sit
 static void drop_word(uint64_t *word, const struct agent_range *gone, size_t n_gone)
 {
 	for (size_t k = 0; k < n_gone; k++)
-		if (*word - gone[k].start < gone[k].end - gone[k].start)
+		if (is_in(&gone[k], *word))
 			__atomic_store_n(word, NEVER, __ATOMIC_RELEASE);
 }
 
