@@ -33,7 +33,7 @@ _NEARLY, _LEAST_SHARE, _FEW = 0.8, 0.25, 16
 """Of what events leave: a cache that has gained nearly as many objects confirms all; one that has gained a quarter or more, as many
 as that; fewer, or only a few objects at all, are on their way, or were freed without an event."""
 _COUNT_SECONDS, _LEAST_SECONDS = 0.25, 20.0
-"""How often the cache's counter is read, and for how long at least: three times what kfree_rcu takes on a busy machine."""
+"""How often the cache's counter is read, and for how long at least: four times what kfree_rcu waits."""
 _PRIORITY = -10
 _RING_PAGES, _MANY_CPUS = 2048, 8
 _MOST_FINDINGS = 50
