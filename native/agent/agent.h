@@ -41,8 +41,8 @@ struct agent_state {
 	uint64_t allocations, memo_hits, memo_misses, truncated;
 	int32_t waiting_tid;
 	int32_t exit_status; /* what it will exit with; -1: not known */
-	uint64_t waiting_sp; /* of the waiting thread, before it changed to the agent's own stack */
-	uint64_t waiting_registers[6]; /* rbx rbp r12 r13 r14 r15 */
+	uint64_t waiting_sp; /* of the waiting thread, before it changed to the agent's own stack; in exit's handlers, that of exit's caller */
+	uint64_t waiting_registers[6]; /* rbx rbp r12 r13 r14 r15, of the same */
 	struct agent_range own[AGENT_OWN]; /* memory of the agent, which holds no pointers of the program's */
 	uint64_t n_own;
 	uint64_t shadow_enabled; /* bytes of the shadow that can be read */
@@ -225,6 +225,7 @@ extern int (*dl_find_object)(void *, void *); /* glibc 2.35 */
 struct definition {
 	const char *name;
 	void *address;   /* of the first one behind this library, as RTLD_NEXT */
+	uint64_t size;   /* of its code */
 	int is_in_front; /* a module before this library defines it too, and is the one that the program uses */
 	const char *module;
 };
@@ -233,6 +234,7 @@ void find_definitions(struct definition *wanted, size_t n);
 /* exit.c */
 extern void (*real_abort)(void);
 extern void (*real_quick_exit)(int);
+extern struct agent_range exit_functions[2];
 void set_up_exit(char **environment);
 char *put_text(char *to, const char *text);
 char *put_number(char *to, uint64_t number, uint64_t base);

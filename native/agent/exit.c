@@ -5,7 +5,7 @@
  * The thread waits on a stack of the agent's, so that nothing changes on its own one while the parent reads it.
  */
 #define _GNU_SOURCE
-#include "agent.h"
+#include "../unwind/unwind.h"
 #include "syscalls.h"
 
 #include <linux/futex.h>
@@ -23,6 +23,7 @@ extern int __register_atfork(void (*)(void), void (*)(void), void (*)(void), voi
 
 void (*real_abort)(void);
 void (*real_quick_exit)(int);
+struct agent_range exit_functions[2]; /* exit and quick_exit, which call handlers */
 
 enum follow { FOLLOW_ALL, FOLLOW_EXEC, FOLLOW_NONE };
 enum asked { NOT_ASKED, ASKING, ASKED };
@@ -37,8 +38,8 @@ static uint32_t asked; /* enum asked */
 static uint32_t asking_tid;
 
 /* entry.c's counterpart: calls the next function with the registers that it was called with. */
-void leakline_ask(int status);
-void leakline_ask_with(int status, const struct registers *registers, uint64_t sp);
+void leakline_ask(int status, int is_handler);
+void leakline_ask_with(int status, int is_handler, struct registers *registers, uint64_t sp);
 void leakline_call_on_stack(void *stack_end, void (*function)(void));
 
 __asm__(".text\n"
@@ -48,7 +49,7 @@ __asm__(".text\n"
 	"leakline_ask:\n"
 	".cfi_startproc\n"
 	"endbr64\n"
-	"movq %rsp, %rdx\n"
+	"movq %rsp, %rcx\n"
 	"pushq %r15\n"
 	"pushq %r14\n"
 	"pushq %r13\n"
@@ -56,7 +57,7 @@ __asm__(".text\n"
 	"pushq %rbp\n"
 	"pushq %rbx\n"
 	".cfi_adjust_cfa_offset 48\n"
-	"movq %rsp, %rsi\n"
+	"movq %rsp, %rdx\n"
 	"subq $8, %rsp\n"
 	".cfi_adjust_cfa_offset 8\n"
 	"call leakline_ask_with\n"
@@ -239,7 +240,11 @@ static int may_ask(void)
 	return !(follow == FOLLOW_NONE && root && pid != root) && !(follow == FOLLOW_EXEC && is_fork_child);
 }
 
-void leakline_ask_with(int status, const struct registers *registers, uint64_t sp)
+/*
+ * A handler of exit runs where the functions that have returned had their stack, and what they left in it shows between the words of
+ * exit's own frames. Who called exit may still use what is above them.
+ */
+void leakline_ask_with(int status, int is_handler, struct registers *registers, uint64_t sp)
 {
 	struct agent_state *state = &leakline_agent_state;
 	if (state->phase == AGENT_RECORDING)
@@ -254,6 +259,8 @@ void leakline_ask_with(int status, const struct registers *registers, uint64_t s
 	syscall_4(SYS_rt_sigprocmask, SIG_BLOCK, (long)&blocked, (long)&before, 8);
 	state->waiting_tid = (int32_t)syscall_0(SYS_gettid);
 	state->exit_status = status;
+	if (is_handler && phase == AGENT_RECORDING)
+		leave_functions(exit_functions, 2, registers, &sp);
 	state->waiting_sp = sp;
 	memcpy(state->waiting_registers, registers, sizeof *registers);
 	if (phase == AGENT_RECORDING) {
@@ -273,12 +280,12 @@ void leakline_ask_with(int status, const struct registers *registers, uint64_t s
 static void at_exit(void *unused, int status)
 {
 	(void)unused;
-	leakline_ask(status & 255);
+	leakline_ask(status & 255, 1);
 }
 
 EXPORT _Noreturn void _exit(int status)
 {
-	leakline_ask(status & 255);
+	leakline_ask(status & 255, 0);
 	for (;;)
 		syscall_3(SYS_exit_group, status, 0, 0);
 }
@@ -314,7 +321,7 @@ __asm__(".text\n"
 static void on_abort(int number)
 {
 	struct kernel_action action = {.handler = SIG_DFL};
-	leakline_ask(-1);
+	leakline_ask(-1, 0);
 	syscall_4(SYS_rt_sigaction, number, (long)&action, 0, 8);
 	syscall_3(SYS_tgkill, syscall_0(SYS_getpid), syscall_0(SYS_gettid), number);
 }
@@ -338,7 +345,7 @@ static void watch_aborts(void)
 EXPORT _Noreturn void abort(void)
 {
 	if (is_deadly())
-		leakline_ask(-1);
+		leakline_ask(-1, 0);
 	if (real_abort)
 		real_abort();
 	for (;;)

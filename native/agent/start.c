@@ -23,12 +23,18 @@ static void say(const char *why, const char *detail)
 		*to++ = *detail++;
 }
 
+static struct agent_range code_of(const struct definition *function)
+{
+	uint64_t start = (uint64_t)function->address;
+	return (struct agent_range){start, start + function->size};
+}
+
 static void turn_off(void)
 {
 	__atomic_store_n(&leakline_agent_state.phase, AGENT_OFF, __ATOMIC_RELEASE);
 }
 
-enum { MALLOC, CALLOC, REALLOC, MEMALIGN, ALIGNED_ALLOC, VALLOC, PVALLOC, POSIX_MEMALIGN, REALLOCARRAY, FREE, LIBC, FIND_OBJECT, ABORT, QUICK_EXIT, N_WANTED };
+enum { MALLOC, CALLOC, REALLOC, MEMALIGN, ALIGNED_ALLOC, VALLOC, PVALLOC, POSIX_MEMALIGN, REALLOCARRAY, FREE, LIBC, FIND_OBJECT, ABORT, EXIT, QUICK_EXIT, N_WANTED };
 
 static struct definition wanted[N_WANTED] = {
 	[MALLOC] = {.name = "malloc"},
@@ -44,6 +50,7 @@ static struct definition wanted[N_WANTED] = {
 	[LIBC] = {.name = "gnu_get_libc_version"},
 	[FIND_OBJECT] = {.name = "_dl_find_object"},
 	[ABORT] = {.name = "abort"},
+	[EXIT] = {.name = "exit"},
 	[QUICK_EXIT] = {.name = "quick_exit"},
 };
 
@@ -67,6 +74,8 @@ void start_recording(void)
 	dl_find_object = (int (*)(void *, void *))wanted[FIND_OBJECT].address;
 	real_abort = (void (*)(void))wanted[ABORT].address;
 	real_quick_exit = (void (*)(int))wanted[QUICK_EXIT].address;
+	exit_functions[0] = code_of(&wanted[EXIT]);
+	exit_functions[1] = code_of(&wanted[QUICK_EXIT]);
 	if (wanted[FREE].address && !wanted[FREE].is_in_front)
 		leakline_real_free = (void (*)(void *))wanted[FREE].address;
 	else

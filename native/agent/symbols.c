@@ -104,6 +104,7 @@ static int search_module(struct dl_phdr_info *module, size_t size, void *data)
 		w->module = module->dlpi_name;
 		w->is_in_front = !search->behind_us;
 		w->address = (void *)(module->dlpi_addr + d.symbols[i].st_value);
+		w->size = d.symbols[i].st_size;
 		if (ELF64_ST_TYPE(d.symbols[i].st_info) == STT_GNU_IFUNC)
 			w->address = ((void *(*)(void))w->address)();
 	}

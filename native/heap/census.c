@@ -50,7 +50,11 @@ static uint32_t site_of(struct census *c, uint64_t address, uint64_t size)
 	if (at - run->start >= run->size || run->size - (at - run->start) < sizeof entry)
 		return 0;
 	memcpy(entry, run->data + (at - run->start), sizeof entry);
-	uint64_t requested = entry[1], slack = size >= LEAST_PAGES * PAGE ? PAGE + SLACK : SLACK;
+	uint64_t requested = entry[1], slack = SLACK;
+	if (size >= LEAST_PAGES * PAGE)
+		slack += PAGE;
+	if (!(address % PAGE))
+		slack += address & -address;
 	return requested == UINT32_MAX || (requested <= size && size <= requested + slack) ? entry[0] : 0;
 }
 

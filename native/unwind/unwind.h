@@ -121,5 +121,6 @@ static inline int is_near(uint64_t address, uint64_t from)
 
 void walk_stack(struct trace *trace, const struct registers *registers, const uint64_t *sp);
 void walk_fully(struct trace *trace, const struct registers *registers, const uint64_t *sp);
+void leave_functions(const struct agent_range *functions, size_t n, struct registers *registers, uint64_t *sp);
 
 #endif

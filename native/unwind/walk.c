@@ -500,6 +500,49 @@ void walk_fully(struct trace *t, const struct registers *registers, const uint64
 		t->cut = 1;
 }
 
+static int is_in_one(const struct agent_range *functions, size_t n, uint64_t ip)
+{
+	for (size_t i = 0; i < n; i++)
+		if (is_in(&functions[i], ip - 1))
+			return 1;
+	return 0;
+}
+
+/* What a register has that calls preserve; 0 where it cannot be known. */
+static uint64_t preserved_in(struct context *c, uint64_t number)
+{
+	uint64_t bits = use(c, number).bits;
+	if (c->failed)
+		bits = 0;
+	c->failed = 0;
+	return bits;
+}
+
+/*
+ * From inside one of some functions, the innermost, to its caller: its stack pointer, and the registers as it will find them. Both stay
+ * as they are where none of the functions is met.
+ */
+void leave_functions(const struct agent_range *functions, size_t n, struct registers *registers, uint64_t *sp)
+{
+	struct trace unused;
+	struct context c;
+	struct row row;
+	begin(&unused, *sp);
+	enter(&c, &unused, registers, *sp);
+	for (int depth = 0, is_left = 0; !is_left; depth++) {
+		is_left = is_in_one(functions, n, c.ip);
+		if (depth == MOST_FRAMES || !find_full_rule(c.ip, 0, &row) || !step(&c, &row))
+			return;
+	}
+	*sp = preserved_in(&c, RSP);
+	registers->rbx = preserved_in(&c, RBX);
+	registers->rbp = preserved_in(&c, RBP);
+	registers->r12 = preserved_in(&c, R12);
+	registers->r13 = preserved_in(&c, R13);
+	registers->r14 = preserved_in(&c, R14);
+	registers->r15 = preserved_in(&c, R15);
+}
+
 void walk_stack(struct trace *trace, const struct registers *registers, const uint64_t *sp)
 {
 	if (!walk_shortly(trace, registers, (uint64_t)sp))

@@ -1,11 +1,13 @@
-"""Valgrind memcheck says what is lost at the end; a scan of the same program, held there, must say the same."""
+"""Valgrind memcheck says what is lost at the end; a scan of the same program, held there, and `run` must say the same."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,3 +48,21 @@ def test_the_same_blocks_of_every_kind(
     summary = leakline("scan", program.pid, "--json").json["summary"]
     assert_unharmed(program)
     assert {kind: summary[kind]["blocks"] for kind in blocks} == blocks
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+@pytest.mark.parametrize("option", ["-O0", "-O2"])
+@pytest.mark.parametrize("how", ["return", "exit", "_exit", "quick_exit", "handler", "thread", "register"])
+def test_what_the_last_frames_hold(build: Build, leakline: Leakline, tmp_path: Path, how: str, option: str) -> None:
+    """Frames that have returned hold nothing, those of who ends the program do, and so do the registers that it has kept."""
+    program = build("leaves.c", "-g", option)
+
+    def lost(engine: str) -> Any:
+        path = tmp_path / engine
+        leakline("run", "--engine", engine, "-q", "--json", "-o", path, "--", program, how)
+        report = json.loads(path.read_text())
+        stacks = [f["stack"] for f in report["findings"] if f["kind"] == "definite"]
+        lines = {next(frame["line"] for frame in stack if (frame["file"] or "").endswith("leaves.c")) for stack in stacks}
+        return report["summary"]["definite"], report["summary"]["indirect"], lines
+
+    assert lost("agent") == lost("valgrind")

@@ -182,3 +182,14 @@ def test_usable_sizes_of_glibc_fit_their_requests(requested: int) -> None:
     assert fits(requested, small)
     assert requested < 128 * 1024 or fits(requested, mapped)
     assert not fits(requested, requested + 100_000)
+
+
+@given(st.integers(1, 1 << 20), st.sampled_from([1 << 16, 1 << 20, 1 << 24]), st.integers(0, (1 << 24) // 4096))
+def test_what_memalign_keeps_behind_a_block_fits(requested: int, alignment: int, page: int) -> None:
+    """As glibc's _int_memalign does it for a mapping of its own, which starts at any page."""
+    mapped = (requested + alignment + 48 + 4095) & ~4095
+    start = (1 << 40) + 4096 * page
+    address = (start + 16 + alignment - 1) & -alignment
+    usable = start + mapped - address
+    assert fits(requested, usable, address)
+    assert not fits(requested, requested + 2 * (address & -address) + 8192, address)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,6 +130,8 @@ def test_only_what_lies_below_the_stack_pointer_is_dead() -> None:
     elsewhere = ThreadStack(stack_pointer=0x99000, thread_pointer=0x8000)
     bounds = (0x1000, 0x9000)
     assert dead_stack([(inside, bounds), (elsewhere, bounds), (inside, None)]) == [(0x1000, 0x5000 - 128)]
+    calling = msgspec.structs.replace(inside, has_red_zone=False)
+    assert dead_stack([(calling, bounds)]) == [(0x1000, 0x5000)]
 
 
 def test_what_the_kernel_keeps() -> None:

@@ -78,9 +78,17 @@ def _leaders(lost: Sequence[LostBlock]) -> list[_Leader]:
     ]
 
 
-def fits(requested: int, usable: int) -> bool:
-    """Whether a block of that usable size can be the answer to such a request; large ones are whole pages (mmapped)."""
-    return requested <= usable <= requested + (_PAGE + _ALLOCATOR_SLACK if usable >= _PAGE * 16 else _ALLOCATOR_SLACK)
+def fits(requested: int, usable: int, address: int = 0) -> bool:
+    """Whether a block of that usable size can be the answer to such a request.
+
+    Large ones are whole pages (mmapped). Where memalign maps a block, less than what it is aligned to is left behind it.
+    """
+    slack = _ALLOCATOR_SLACK
+    if usable >= _PAGE * 16:
+        slack += _PAGE
+    if address % _PAGE == 0:
+        slack += address & -address
+    return requested <= usable <= requested + slack
 
 
 class _Site(msgspec.Struct):
@@ -174,7 +182,7 @@ def place_of(frame: Frame) -> str:
 
 
 def _same_block(allocation: Allocation, block: LostBlock) -> bool:
-    return allocation.size is None or fits(allocation.size, block.size)
+    return allocation.size is None or fits(allocation.size, block.size, block.address)
 
 
 def _form(block: LostBlock) -> tuple[str, int, str | None]:

@@ -29,6 +29,8 @@ class ThreadStack(msgspec.Struct, frozen=True, kw_only=True):
 
     stack_pointer: int
     thread_pointer: int
+    has_red_zone: bool = True
+    """Below the stack pointer too there may be words in use; not while the function that it ran is calling another."""
 
 
 def stack_bounds(thread: ThreadStack, words: Callable[[int, int], Sequence[int]]) -> Range | None:
@@ -163,5 +165,6 @@ def dead_stack(threads: Iterable[tuple[ThreadStack, Range | None]]) -> list[Rang
     lowest: dict[Range, int] = {}
     for thread, bounds in threads:
         if bounds is not None and bounds[0] <= thread.stack_pointer < bounds[1]:
-            lowest[bounds] = min(thread.stack_pointer, lowest.get(bounds, thread.stack_pointer))
-    return [(start, max(start, pointer - RED_ZONE)) for (start, _), pointer in lowest.items()]
+            in_use = thread.stack_pointer - (RED_ZONE if thread.has_red_zone else 0)
+            lowest[bounds] = min(in_use, lowest.get(bounds, in_use))
+    return [(start, max(start, in_use)) for (start, _), in_use in lowest.items()]

@@ -270,6 +270,6 @@ def _as_it_began_to_wait(image: HeapImage, state: AgentState) -> HeapImage:
         for place, value in zip(_KEPT_REGISTERS.values(), state.waiting_registers, strict=True):
             registers[place] = value
         registers[_RSP], registers[_FS_BASE] = state.waiting_stack_pointer, thread.thread_pointer
-        return ThreadState(tid=thread.tid, registers=tuple(registers), xsave=b"")
+        return ThreadState(tid=thread.tid, registers=tuple(registers), xsave=b"", has_red_zone=False)
 
     return msgspec.structs.replace(image, threads=tuple(map(before, image.threads)))

@@ -28,7 +28,7 @@ def attribute(agent: Agent, scan: HeapScan, began_ns: int, ended_ns: int) -> tup
     allocations, lost = [], []
     for block in scan.lost:
         found = known.get(block.address)
-        if found is None or (found.size is not None and not fits(found.size, block.size)):
+        if found is None or (found.size is not None and not fits(found.size, block.size, block.address)):
             lost.append(block)  # a record of an earlier block: this one was allocated unseen
             continue
         lost.append(block if found.size is None else msgspec.structs.replace(block, size=found.size))

@@ -16,7 +16,9 @@ def thread_stacks(image: HeapImage) -> list[tuple[ThreadStack, Range | None]]:
     first = next((vma for vma in image.vmas if vma.path == "[stack]"), None)
     found: list[tuple[ThreadStack, Range | None]] = []
     for state in image.threads:
-        thread = ThreadStack(stack_pointer=state.stack_pointer, thread_pointer=state.thread_pointer)
+        thread = ThreadStack(
+            stack_pointer=state.stack_pointer, thread_pointer=state.thread_pointer, has_red_zone=state.has_red_zone
+        )
         if first is not None and state.stack_pointer in first:
             found.append((thread, (first.start, first.end)))
         else:

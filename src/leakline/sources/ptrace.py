@@ -44,6 +44,8 @@ class ThreadState(msgspec.Struct, frozen=True, kw_only=True):
     """struct user_regs_struct, 27 words."""
     xsave: bytes
     """The XSAVE area."""
+    has_red_zone: bool = True
+    """Whether words below the stack pointer may be in use; not where these are the registers of who has called a function."""
 
     @property
     def extended(self) -> tuple[int, ...]:
