@@ -53,6 +53,11 @@ int main(int count, char **arguments)
 	void *block = malloc(500), *large = memalign(1 << 20, 600);
 	KEEP(block);
 	KEEP(large);
+	if (!strcmp(how, "thread")) { /* before anything is left where this thread waits */
+		pthread_t thread;
+		pthread_create(&thread, NULL, end_in_thread, NULL);
+		pthread_join(thread, NULL);
+	}
 	use_and_return(8);
 	if (!strcmp(how, "exit"))
 		end_below(5, exit);
@@ -63,11 +68,6 @@ int main(int count, char **arguments)
 	if (!strcmp(how, "handler")) {
 		atexit(end_in_handler);
 		atexit(return_from_handler);
-	}
-	if (!strcmp(how, "thread")) {
-		pthread_t thread;
-		pthread_create(&thread, NULL, end_in_thread, NULL);
-		pthread_join(thread, NULL);
 	}
 	if (!strcmp(how, "register")) {
 		register void *kept __asm__("rbx") = malloc(700);
