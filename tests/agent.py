@@ -70,7 +70,7 @@ class Process:
         data = self.memory.read(self.state_at, _HEAD.size)
         magic, version, phase, *values = _HEAD.unpack(data)
         assert magic.to_bytes(8, "little") == b"leakline"
-        assert version == 3
+        assert version == 4
         return State(
             phase=phase,
             shadow=values[0],

@@ -9,7 +9,7 @@
 
 /* What the parent reads from outside; the Python side has the same layout. */
 #define AGENT_MAGIC 0x656e696c6b61656cull /* "leakline" */
-#define AGENT_VERSION 3
+#define AGENT_VERSION 4
 #define AGENT_OWN 32
 
 enum agent_phase { AGENT_STARTING, AGENT_RECORDING, AGENT_WAITING, AGENT_OFF };
@@ -57,6 +57,7 @@ struct agent_state {
 	uint64_t unloaded, n_unloaded; /* struct unloaded[] */
 	uint64_t modules, n_modules;   /* struct module[], as they were when they were last looked at */
 	uint64_t names, names_size;    /* the paths in both, each with a 0 behind it; at 0 none */
+	uint64_t usable_sizes;         /* the program asks for them: it may use more of a block than it asked for */
 };
 
 /*
@@ -100,6 +101,7 @@ struct allocator {
 };
 extern struct allocator leakline_real; /* entry.c's assembly knows its layout */
 extern void (*leakline_real_free)(void *);
+extern size_t (*leakline_real_usable_size)(void *);
 
 /* entry.c calls the last where the one before answers 0, which of the others depends on whether any thread follows. */
 int leakline_record_known(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
@@ -227,7 +229,7 @@ struct definition {
 	void *address;   /* of the first one behind this library, as RTLD_NEXT */
 	uint64_t size;   /* of its code */
 	int is_in_front; /* a module before this library defines it too, and is the one that the program uses */
-	const char *module;
+	const char *module; /* that of the one that the program uses */
 };
 void find_definitions(struct definition *wanted, size_t n);
 

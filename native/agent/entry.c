@@ -108,6 +108,21 @@ static void first_free(void *block)
 
 void (*leakline_real_free)(void *) = first_free;
 
+static size_t first_usable_size(void *block)
+{
+	start_recording();
+	return leakline_real_usable_size(block);
+}
+
+size_t (*leakline_real_usable_size)(void *) = first_usable_size;
+
+EXPORT size_t malloc_usable_size(void *block)
+{
+	if (!leakline_agent_state.usable_sizes)
+		leakline_agent_state.usable_sizes = 1;
+	return leakline_real_usable_size(block);
+}
+
 struct allocator leakline_real = {
 	first_malloc, first_calloc,  first_realloc,	   first_memalign,     first_aligned_alloc,
 	first_valloc, first_pvalloc, first_posix_memalign, first_reallocarray,

@@ -34,7 +34,7 @@ static void turn_off(void)
 	__atomic_store_n(&leakline_agent_state.phase, AGENT_OFF, __ATOMIC_RELEASE);
 }
 
-enum { MALLOC, CALLOC, REALLOC, MEMALIGN, ALIGNED_ALLOC, VALLOC, PVALLOC, POSIX_MEMALIGN, REALLOCARRAY, FREE, LIBC, FIND_OBJECT, ABORT, EXIT, QUICK_EXIT, N_WANTED };
+enum { MALLOC, CALLOC, REALLOC, MEMALIGN, ALIGNED_ALLOC, VALLOC, PVALLOC, POSIX_MEMALIGN, REALLOCARRAY, FREE, USABLE_SIZE, LIBC, FIND_OBJECT, ABORT, EXIT, QUICK_EXIT, N_WANTED };
 
 static struct definition wanted[N_WANTED] = {
 	[MALLOC] = {.name = "malloc"},
@@ -47,6 +47,7 @@ static struct definition wanted[N_WANTED] = {
 	[POSIX_MEMALIGN] = {.name = "posix_memalign"},
 	[REALLOCARRAY] = {.name = "reallocarray"},
 	[FREE] = {.name = "free"},
+	[USABLE_SIZE] = {.name = "malloc_usable_size"},
 	[LIBC] = {.name = "gnu_get_libc_version"},
 	[FIND_OBJECT] = {.name = "_dl_find_object"},
 	[ABORT] = {.name = "abort"},
@@ -71,6 +72,7 @@ void start_recording(void)
 	leakline_real = libc_allocator;
 	use_found_allocator();
 	note_allocator();
+	leakline_real_usable_size = (size_t (*)(void *))wanted[USABLE_SIZE].address;
 	dl_find_object = (int (*)(void *, void *))wanted[FIND_OBJECT].address;
 	real_abort = (void (*)(void))wanted[ABORT].address;
 	real_quick_exit = (void (*)(int))wanted[QUICK_EXIT].address;

@@ -98,11 +98,15 @@ static int search_module(struct dl_phdr_info *module, size_t size, void *data)
 	if (!read_dynamic(module, &d))
 		return 0;
 	for (struct definition *w = search->wanted; w < search->wanted + search->n; w++) {
-		uint32_t i = w->address || w->is_in_front ? 0 : look_up(&d, w->name);
+		uint32_t i = w->address ? 0 : look_up(&d, w->name);
 		if (!i)
 			continue;
-		w->module = module->dlpi_name;
-		w->is_in_front = !search->behind_us;
+		if (!w->is_in_front)
+			w->module = module->dlpi_name;
+		if (!search->behind_us) {
+			w->is_in_front = 1;
+			continue;
+		}
 		w->address = (void *)(module->dlpi_addr + d.symbols[i].st_value);
 		w->size = d.symbols[i].st_size;
 		if (ELF64_ST_TYPE(d.symbols[i].st_info) == STT_GNU_IFUNC)

@@ -34,12 +34,11 @@ static int in_module(struct heap *h, uint64_t word)
 	return 0;
 }
 
-/* Who allocated a block; 0 where that is not known, or where the record is one of an earlier block, of another size (as `fits` in
- * analysis/diagnosis.py). */
-static uint32_t site_of(struct census *c, uint64_t address, uint64_t size)
+/* The record of a block: its site, and the size that was asked for. 0 where there is none, or one of an earlier block, of another size (as
+ * `fits` in analysis/diagnosis.py). */
+static int find_record(struct census *c, uint64_t address, uint64_t size, uint32_t entry[2])
 {
 	uint64_t at = c->records.table + (address >> 4) * 4;
-	uint32_t entry[2]; /* site, size */
 	if (!c->records.n_runs)
 		return 0;
 	const struct segment *run = &c->records.runs[c->last_run];
@@ -47,15 +46,23 @@ static uint32_t site_of(struct census *c, uint64_t address, uint64_t size)
 		c->last_run = heap_segment(c->records.runs, c->records.n_runs, at);
 		run = &c->records.runs[c->last_run];
 	}
-	if (at - run->start >= run->size || run->size - (at - run->start) < sizeof entry)
+	if (at - run->start >= run->size || run->size - (at - run->start) < 2 * sizeof *entry)
 		return 0;
-	memcpy(entry, run->data + (at - run->start), sizeof entry);
+	memcpy(entry, run->data + (at - run->start), 2 * sizeof *entry);
 	uint64_t requested = entry[1], slack = SLACK;
 	if (size >= LEAST_PAGES * PAGE)
 		slack += PAGE;
 	if (!(address % PAGE))
 		slack += address & -address;
-	return requested == UINT32_MAX || (requested <= size && size <= requested + slack) ? entry[0] : 0;
+	return entry[0] && (requested == UINT32_MAX || (requested <= size && size <= requested + slack));
+}
+
+/* How many words of a block, which has room for `size` bytes, the program uses: what is behind was left by earlier ones. */
+uint64_t heap_words_in_use(struct heap *h, uint64_t address, uint64_t size)
+{
+	uint32_t entry[2];
+	int is_known = h->census.records.bounds && find_record(&h->census, address, size, entry) && entry[1] != UINT32_MAX;
+	return (is_known ? entry[1] : size) / 8;
 }
 
 /* Count a block. When three quarters of the places are in use, or too many kinds have neighbouring ones, further kinds are counted together,
@@ -64,7 +71,7 @@ void heap_count(struct heap *h, uint64_t address, uint64_t first_word, uint64_t 
 {
 	struct census *c = &h->census;
 	struct group *g = c->last;
-	uint32_t site = site_of(c, address, size);
+	uint32_t entry[2], site = find_record(c, address, size, entry) ? entry[0] : 0;
 	if (!in_module(h, first_word))
 		first_word = 0;
 	/* Neighbours are often alike. */

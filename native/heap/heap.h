@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Layout version of the structs below, checked by the Python side when it loads the library. */
-#define LEAKLINE_HEAP_ABI 8
+#define LEAKLINE_HEAP_ABI 9
 
 struct segment { /* a run of copied memory; sorted by start, never overlapping */
 	uint64_t start;
@@ -87,7 +87,8 @@ struct group { /* blocks of one state, size, first word and site */
 struct records { /* the agent's table: for each 16 bytes of memory 4, of a block its site, and then its size as it was requested */
 	const struct segment *runs; /* as much of it as was copied */
 	size_t n_runs;
-	uint64_t table; /* its address */
+	uint64_t table;	 /* its address */
+	uint64_t bounds; /* whether the program uses no more of a block than it asked for */
 };
 
 struct census {
@@ -198,6 +199,7 @@ int heap_make_room(struct heap *h);
 int heap_add_area(struct heap *h, uint64_t start, uint64_t end, uint64_t first_block, int mmapped);
 const struct area *heap_area_elsewhere(struct heap *h, uint64_t address);
 uint64_t heap_next_unlike(const struct heap *h, uint64_t block, uint8_t state);
+uint64_t heap_words_in_use(struct heap *h, uint64_t address, uint64_t size);
 void heap_count(struct heap *h, uint64_t address, uint64_t first_word, uint64_t size, uint32_t state);
 int64_t heap_census(struct heap *h);
 int heap_is_left_over(struct heap *h, uint64_t pointer, const struct words *w, uint64_t i);

@@ -130,6 +130,17 @@ static void scan(struct heap *h, uint64_t start, uint64_t end, int of_block, enu
 		}
 }
 
+/* At most the last two words of a block lie behind what was asked for, and of the smallest ones the first too, which malloc overwrites while it
+ * is free. Only where they may be pointers it is worth to look how many words are in use. */
+static inline uint64_t words_in_use(struct heap *h, uint64_t start, const uint8_t *bytes, uint64_t size)
+{
+	uint64_t last[2], low = h->low, span = h->high - low;
+	if (size < sizeof last)
+		return size / 8;
+	memcpy(last, bytes + size - sizeof last, sizeof last);
+	return last[0] - low < span || last[1] - low < span ? heap_words_in_use(h, start, size) : size / 8;
+}
+
 static inline void drain(struct heap *h, enum holder holder, uint64_t leader)
 {
 	while (h->stack.depth && !h->out_of_memory) {
@@ -141,11 +152,11 @@ static inline void drain(struct heap *h, enum holder holder, uint64_t leader)
 		}
 		uint64_t size = header & 2 ? 0 : (header & ~7ull) - 8;
 		if (size && available >= 16 && size <= available - 16 && start >= h->living.start && start + size <= h->living.end) {
-			struct words w = {chunk + 16, size / 8, BLOCK_FROM_START};
+			struct words w = {chunk + 16, words_in_use(h, start, chunk + 16, size), BLOCK_FROM_START};
 			follow(h, &w, holder, leader);
 		} else { /* at the edge of what was copied, or of what is dead, or mmapped */
 			size = heap_block_size(h, block);
-			scan(h, start, start + size, 1, holder, leader);
+			scan(h, start, start + 8 * heap_words_in_use(h, start, size), 1, holder, leader);
 			if (!header)
 				heap_word(h, start, &first);
 		}

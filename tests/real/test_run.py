@@ -59,6 +59,13 @@ def test_an_end_without_a_word_is_said(build: Build, leakline: Leakline, tmp_pat
     assert "signal" in report["not_judged"][0]["why"]
 
 
+@pytest.mark.parametrize(("how", "lost"), [("lose", {"bytes": 220, "blocks": 2}), ("keep", {"bytes": 0, "blocks": 0})])
+def test_behind_what_was_asked_for_is_nothing(build: Build, leakline: Leakline, tmp_path: Path, how: str, lost: Any) -> None:
+    """But for a program that asks malloc_usable_size(3) how much it got."""
+    report = report_of(leakline, tmp_path / "report.json", build("recycled.c"), how)
+    assert (report["summary"]["definite"], report["summary"]["indirect"]["blocks"]) == (lost, 0)
+
+
 @pytest.mark.parametrize("library", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so.2.0"])
 def test_other_allocators(build: Build, leakline: Leakline, tmp_path: Path, library: str) -> None:
     """Only what was not freed is known; none of it is called lost."""

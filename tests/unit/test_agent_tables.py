@@ -14,7 +14,7 @@ from leakline.errors import ParseError
 from leakline.sources.agent import Agent
 from leakline.sources.procfs import ProcFs
 
-_HEAD = (0x656E696C6B61656C).to_bytes(8, "little") + (3).to_bytes(4, "little")  # magic and version
+_HEAD = (0x656E696C6B61656C).to_bytes(8, "little") + (4).to_bytes(4, "little")  # magic and version
 _WORDS, _BYTES = 160, 4096
 
 

@@ -345,19 +345,41 @@ def test_what_bins_left_over_in_a_block(
             assert (path == "not reached") == (kind == UNREACHED)
 
 
-def test_blocks_are_counted_by_who_allocated_them() -> None:
-    image = Image()
-    kept = [image.chunk(48), image.chunk(48), image.chunk(48), image.chunk(48), image.chunk(0x20010)]
-    copy, top = image.copy(words(*kept))
+def recorded(blocks: dict[int, tuple[int, int]], *, bounds: bool = False) -> SiteRecords:
+    """As the agent keeps them: of blocks the site and the size that was asked for."""
     table, first = 0x100000000000, BASE & -(1 << 14)
     entries = bytearray(0x40000)
-    # Site 7 twice; an older, larger block's record; one of an unknown size; one that is a page too small at most.
-    for block, site, size in zip(kept, (7, 7, 7, 9, 5), (36, 40, 41, 0xFFFFFFFF, 0x20000 - 4090), strict=True):
+    for block, (site, size) in blocks.items():
         struct.pack_into("<II", entries, ((block - first) >> 4) * 4, site, size)
     buffer = mmap.mmap(-1, len(entries))
     buffer[:] = bytes(entries)
     start = table + (first >> 4) * 4
-    records = SiteRecords(copy=MemoryCopy(buffer, [(start, start + len(entries))]), table=table)
+    return SiteRecords(copy=MemoryCopy(buffer, [(start, start + len(entries))]), table=table, bounds=bounds)
+
+
+@pytest.mark.parametrize("chunk", [32, 48, 0x20010])
+@pytest.mark.parametrize("behind", [0, 1, 7, 8, 15, 16])
+@pytest.mark.parametrize("bounds", [True, False])
+def test_what_lies_behind_what_was_asked_for_is_not_followed(chunk: int, behind: int, bounds: bool) -> None:
+    image = Image()
+    block, target, other = image.chunk(chunk), image.chunk(64), image.chunk(64)
+    usable = chunk - 8
+    for end, pointer in ((usable, target), (usable - 16, other)):
+        image.data[block - BASE + end - 8 : block - BASE + end] = words(pointer)
+    copy, top = image.copy(words(block))
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        heap.mark([(ROOTS, ROOTS + 8)], [], records=recorded({block: (7, usable - behind)}, bounds=bounds))
+        assert {b.address for b in heap.lost()} == ({target} if behind and bounds else set())
+
+
+def test_blocks_are_counted_by_who_allocated_them() -> None:
+    image = Image()
+    kept = [image.chunk(48), image.chunk(48), image.chunk(48), image.chunk(48), image.chunk(0x20010)]
+    copy, top = image.copy(words(*kept))
+    # Site 7 twice; an older, larger block's record; one of an unknown size; one that is a page too small at most.
+    records = recorded(dict(zip(kept, zip((7, 7, 7, 9, 5), (36, 40, 41, 0xFFFFFFFF, 0x20000 - 4090), strict=True), strict=True)))
     with Heap(copy) as heap:
         heap.walk(BASE, top)
         heap.index()

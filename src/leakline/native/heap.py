@@ -89,7 +89,12 @@ class _Group(ctypes.Structure):
 
 
 class _Records(ctypes.Structure):
-    _fields_ = (("runs", ctypes.POINTER(_Segment)), ("n_runs", ctypes.c_size_t), ("table", ctypes.c_uint64))
+    _fields_ = (
+        ("runs", ctypes.POINTER(_Segment)),
+        ("n_runs", ctypes.c_size_t),
+        ("table", ctypes.c_uint64),
+        ("bounds", ctypes.c_uint64),
+    )
 
 
 class _TcacheLayout(ctypes.Structure):
@@ -241,6 +246,8 @@ class SiteRecords(msgspec.Struct, frozen=True, kw_only=True):
     """The pages of its table that were ever written."""
     table: int
     """The table's address: for each 16 bytes of memory it has 4; of a block its site's number, and then its size as requested."""
+    bounds: bool
+    """The program uses no more of a block than it asked for."""
 
 
 class Heap:
@@ -359,7 +366,7 @@ class Heap:
             files: readable mappings of files, sorted: where vtables lie.
             code: executable ones, sorted.
             census: count all blocks that are not free.
-            records: who allocated them.
+            records: who allocated them, and how much of them is in use.
 
         Returns:
             with `census` the blocks by state, size, site and first word: one that points to none of the files is not told apart.
@@ -368,7 +375,7 @@ class Heap:
         modules = _Modules(_ranges(files), len(files), _ranges(code), len(code))
         room = _MOST_GROUPS if records is None else _MOST_GROUPS_BY_SITE
         groups = (_Group * room)() if census else None
-        recorded = _Records() if records is None else _Records(_segments(records.copy), len(records.copy.runs), records.table)
+        recorded = _Records() if records is None else _records(records)
         function = self._library.leakline_heap_mark
         function.restype = ctypes.c_int64
         arguments = *_places(roots, values), ctypes.byref(modules), groups, ctypes.c_size_t(room), ctypes.byref(recorded)
@@ -424,6 +431,10 @@ class Heap:
             RawLostBlock(address=b.address, size=b.size, leader=b.leader, first_word=b.first_word, state=b.kind)
             for b in raw[:count]
         )
+
+
+def _records(records: SiteRecords) -> _Records:
+    return _Records(_segments(records.copy), len(records.copy.runs), records.table, records.bounds)
 
 
 def _segments(copy: MemoryCopy) -> ctypes.Array[_Segment]:

@@ -42,7 +42,7 @@ def load_heap_library() -> ctypes.CDLL:
         NotPossible: it was not built, or is of another version.
 
     """
-    return _load(HEAP, "leakline_heap_abi", 8)
+    return _load(HEAP, "leakline_heap_abi", 9)
 
 
 @cache

@@ -220,7 +220,8 @@ def _check(
     began_ns: int,
     say: Say,
 ) -> Report:
-    scan = search(image, resolver_for(procfs, target.pid, image.vmas), began_ns, details)
+    records = agent.records(image.copy.runs, bounds=True)
+    scan = search(image, resolver_for(procfs, target.pid, image.vmas), began_ns, details, records)
     scan, trace = attribute(agent, scan, started_ns, began_ns)
     scan = msgspec.structs.replace(scan, at_end=ended_by is None, ended_by=ended_by)
     placed, frames = with_stacks(procfs, target.pid, trace.allocations, say)

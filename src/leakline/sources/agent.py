@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Phase = Literal["starting", "recording", "waiting", "off"]
 _PHASES: tuple[Phase, ...] = ("starting", "recording", "waiting", "off")
-_MAGIC, _VERSION = 0x656E696C6B61656C, 3
+_MAGIC, _VERSION = 0x656E696C6B61656C, 4
 _MOST_RANGES = 32
 _UNKNOWN_SIZE = 0xFFFFFFFF
 _ANY_SITE = 0xFFFFFFFF
@@ -77,6 +77,7 @@ class _State(ctypes.Structure):
         ("n_modules", ctypes.c_uint64),
         ("names", ctypes.c_uint64),
         ("names_size", ctypes.c_uint64),
+        ("usable_sizes", ctypes.c_uint64),
     )
 
 
@@ -127,9 +128,9 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     waiting_tid: int
     """The thread that waits for the check at the end; 0 while none does."""
     waiting_stack_pointer: int
-    """Where its stack ended when it began to wait, on a stack of the agent's."""
+    """Where its stack ended when it began to wait, on a stack of the agent's; in exit's handlers, where that of exit's caller did."""
     waiting_registers: tuple[int, ...]
-    """Rbx rbp r12 r13 r14 r15, then."""
+    """Rbx rbp r12 r13 r14 r15, of the same."""
     own: tuple[Range, ...]
     """Memory of the agent itself: it holds no pointers of the program's."""
     forked: bool
@@ -140,6 +141,8 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """It keeps the live blocks in a table, as there is no room for a shadow, or the allocator is not glibc's."""
     other_allocator: bool
     """The program's allocator is not glibc's: what is live is known, what is lost is not."""
+    usable_sizes: bool
+    """The program has called malloc_usable_size(3): it may use more of a block than it asked for."""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -223,6 +226,7 @@ class Agent:
             shadow_enabled=raw.shadow_enabled,
             keeps_table=bool(raw.table),
             other_allocator=bool(raw.other_allocator),
+            usable_sizes=bool(raw.usable_sizes),
         )
 
     def counts(self) -> Counts:
@@ -263,11 +267,17 @@ class Agent:
                 found[address] = Recorded(None if size == _UNKNOWN_SIZE else size, stack, self._cut.get(site))
         return found
 
-    def records(self, runs: Sequence[Range]) -> SiteRecords:
-        """What is recorded of the blocks in these runs of memory, as it is now."""
+    def records(self, runs: Sequence[Range], *, bounds: bool = False) -> SiteRecords:
+        """What is recorded of the blocks in these runs of memory, as it is now.
+
+        Args:
+            runs: the memory.
+            bounds: they are records of those very blocks: no thread has run since `runs` were copied.
+
+        """
         raw = self._raw()
         if not raw.shadow:
-            return SiteRecords(copy=MemoryCopy(buffer_for(PAGE), []), table=0)
+            return SiteRecords(copy=MemoryCopy(buffer_for(PAGE), []), table=0, bounds=False)
         first = raw.shadow + (min((start for start, _ in runs), default=0) >> 4) * 4
         last = raw.shadow + (max((end for _, end in runs), default=0) >> 4) * 4 + PAGE
         # What was never needed is reserved, but not to be read.
@@ -277,7 +287,8 @@ class Agent:
             written = pages.own_runs(table)
         buffer = buffer_for(sum(end - start for start, end in written))
         with closing(self._memory):
-            return SiteRecords(copy=MemoryCopy(buffer, self._memory.copy(written, buffer)), table=raw.shadow)
+            copy = MemoryCopy(buffer, self._memory.copy(written, buffer))
+        return SiteRecords(copy=copy, table=raw.shadow, bounds=bounds and not raw.usable_sizes)
 
     def stacks(self, numbers: Iterable[int]) -> dict[int, tuple[int, ...]]:
         """The return addresses of sites, by their numbers; those that there are not are left out."""
