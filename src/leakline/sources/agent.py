@@ -128,7 +128,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     waiting_tid: int
     """The thread that waits for the check at the end; 0 while none does."""
     waiting_stack_pointer: int
-    """Where its stack ended when it began to wait, on a stack of the agent's; in exit's handlers, where that of exit's caller did."""
+    """Where its stack ended when it began to wait, on a stack of the agent's; in handlers of exit, where that of its caller did."""
     waiting_registers: tuple[int, ...]
     """Rbx rbp r12 r13 r14 r15, of the same."""
     own: tuple[Range, ...]
