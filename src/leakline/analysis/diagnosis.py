@@ -67,15 +67,13 @@ class _Leader(msgspec.Struct, frozen=True, gc=False):
 
 
 def _leaders(lost: Sequence[LostBlock]) -> list[_Leader]:
-    hanging: dict[int, list[LostBlock]] = defaultdict(list)
+    sizes: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     for block in lost:
         if block.kind == "indirect":
-            hanging[block.leader].append(block)
-    return [
-        _Leader(block, sum(b.size for b in hanging[block.address]), len(hanging[block.address]))
-        for block in lost
-        if block.kind != "indirect"
-    ]
+            sizes[block.leader] += block.size
+            counts[block.leader] += 1
+    return [_Leader(block, sizes[block.address], counts[block.address]) for block in lost if block.kind != "indirect"]
 
 
 def fits(requested: int, usable: int, address: int = 0) -> bool:

@@ -135,7 +135,7 @@ class TcachesFound(msgspec.Struct, frozen=True, kw_only=True):
     """Ranges within their blocks that malloc never writes: what was there before stays."""
 
 
-class RawLostBlock(msgspec.Struct, frozen=True, kw_only=True):
+class RawLostBlock(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A block that is not reachable: state is UNREACHED (definite), INDIRECT or POSSIBLE."""
 
     address: int

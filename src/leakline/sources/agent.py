@@ -145,7 +145,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """The program has called malloc_usable_size(3): it may use more of a block than it asked for."""
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """Who allocated a block."""
 
     size: int | None
