@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Build, Leakline, Start, assert_unharmed
+from tests.conftest import TARGETS, Build, Leakline, Start, assert_unharmed
 
 KINDS = {
     "Leak_DefinitelyLost": "definite",
@@ -50,6 +50,13 @@ def test_the_same_blocks_of_every_kind(
     assert {kind: summary[kind]["blocks"] for kind in blocks} == blocks
 
 
+def lost_at_end(leakline: Leakline, path: Path, engine: str, *command: object) -> Any:
+    """The report of an engine of `run` about the program itself."""
+    leakline("run", "--engine", engine, "--follow-fork", "none", "-q", "--json", "-o", path, "--", *command)
+    report = json.loads(path.read_text())
+    return report["summary"]["definite"], report["summary"]["indirect"], report["findings"]
+
+
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 @pytest.mark.parametrize("option", ["-O0", "-O2"])
 @pytest.mark.parametrize("how", ["return", "exit", "_exit", "quick_exit", "handler", "thread", "register"])
@@ -58,11 +65,28 @@ def test_what_the_last_frames_hold(build: Build, leakline: Leakline, tmp_path: P
     program = build("leaves.c", "-g", option)
 
     def lost(engine: str) -> Any:
-        path = tmp_path / engine
-        leakline("run", "--engine", engine, "-q", "--json", "-o", path, "--", program, how)
-        report = json.loads(path.read_text())
-        stacks = [f["stack"] for f in report["findings"] if f["kind"] == "definite"]
+        definite, indirect, findings = lost_at_end(leakline, tmp_path / engine, engine, program, how)
+        stacks = [f["stack"] for f in findings if f["kind"] == "definite"]
         lines = {next(frame["line"] for frame in stack if (frame["file"] or "").endswith("leaves.c")) for stack in stacks}
-        return report["summary"]["definite"], report["summary"]["indirect"], lines
+        return definite, indirect, lines
 
     assert lost("agent") == lost("valgrind")
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sort", __file__),
+        ("tar", "cf", "/dev/null", Path(__file__).parent),
+        ("gcc", "-E", TARGETS / "leaves.c"),
+        ("perl", "-e", "my %h; $h{$_} = [1..10] for 1..1000; print scalar keys %h"),
+        ("date",),
+        ("grep", "-r", "main", TARGETS),
+        ("bash", "-c", "for i in 1 2 3; do x[$i]=$i; done; echo ${x[@]}"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_to_the_byte_what_valgrind_says_of_real_programs(leakline: Leakline, tmp_path: Path, command: tuple[object, ...]) -> None:
+    found = [lost_at_end(leakline, tmp_path / engine, engine, *command)[:2] for engine in ("agent", "valgrind")]
+    assert found[0] == found[1]
