@@ -104,6 +104,7 @@ extern void (*leakline_real_free)(void *);
 extern size_t (*leakline_real_usable_size)(void *);
 
 /* entry.c calls the last where the one before answers 0, which of the others depends on whether any thread follows. */
+extern int (*leakline_record_quickly)(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
 int leakline_record_known(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
 int leakline_record_guessed(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12);
 void leakline_record(void *block, size_t size, const struct registers *registers, const uint64_t *sp);
@@ -113,12 +114,9 @@ void start_recording(void);
 
 /* entry.c */
 extern const struct allocator libc_allocator;
-void note_allocator(void);
-void count_followers(int change);
 
 /* memory.c: the reservation, and what is carved out of it. */
 struct tables {
-	uint32_t *turns; /* entry.c's assembly counts on it being the first: numbers of signatures */
 	uint32_t *shadow;
 	uint8_t *shadow_steps; /* per step of the shadow: enum step */
 	struct thread *threads;

@@ -128,44 +128,10 @@ struct allocator leakline_real = {
 	first_valloc, first_pvalloc, first_posix_memalign, first_reallocarray,
 };
 
-/* How the stack of an allocation is found if it is known. */
+/* How the stack of an allocation is found if it is known; of leakline_record_known and _guessed the second while any thread follows. */
 int (*leakline_record_quickly)(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64_t r12) = leakline_record_known;
 
-static struct allocator behind_fetching __attribute__((used));
-void *fetch_malloc(size_t size) __attribute__((visibility("hidden")));
-void *fetch_calloc(size_t count, size_t size) __attribute__((visibility("hidden")));
-void *fetch_realloc(void *block, size_t size) __attribute__((visibility("hidden")));
-
-/* What the fetching functions go on to, once it is known. */
-void note_allocator(void)
-{
-	behind_fetching = leakline_real;
-}
-
-static void let_follow(int are_any)
-{
-	__atomic_store_n(&leakline_real.malloc, are_any ? fetch_malloc : behind_fetching.malloc, __ATOMIC_RELEASE);
-	__atomic_store_n(&leakline_real.calloc, are_any ? fetch_calloc : behind_fetching.calloc, __ATOMIC_RELEASE);
-	__atomic_store_n(&leakline_real.realloc, are_any ? fetch_realloc : behind_fetching.realloc, __ATOMIC_RELEASE);
-	__atomic_store_n(&leakline_record_quickly, are_any ? leakline_record_guessed : leakline_record_known, __ATOMIC_RELEASE);
-}
-
-/* A thread begins to follow (1), or ends (-1): while none does, nothing is asked on the way. One that exits meanwhile still counts. */
-void count_followers(int change)
-{
-	static uint32_t n;
-	uint32_t seen;
-	do {
-		seen = __atomic_add_fetch(&n, (uint32_t)change, __ATOMIC_SEQ_CST);
-		change = 0;
-		let_follow(seen != 0);
-	} while (__atomic_load_n(&n, __ATOMIC_SEQ_CST) != seen);
-}
-
 _Static_assert(offsetof(struct allocator, reallocarray) == 64, "the assembly below counts on it");
-#define TEXT_OF(number) #number
-#define TEXT(macro) TEXT_OF(macro)
-_Static_assert(offsetof(struct tables, turns) == 0 && offsetof(struct thread, last) == 28 && offsetof(struct thread, last_sp) == 32, "likewise");
 _Static_assert(offsetof(struct registers, r15) == 40, "the assembly below pushes them in this order");
 
 /*
@@ -222,38 +188,6 @@ __asm__(".text\n"
 	".cfi_endproc\n"
 	".size \\name, . - \\name\n"
 	".endm\n"
-
-	/* What a thread that follows guesses from is fetched while the allocator works: key and table are those of turn_of in follow.c. */
-	".macro fetch name, real\n"
-	".type fetch_\\name, @function\n"
-	".p2align 4\n"
-	"fetch_\\name:\n"
-	".cfi_startproc\n"
-	"endbr64\n"
-	"movq following@gottpoff(%rip), %rax\n"
-	"movq %fs:(%rax), %rax\n"
-	"testq %rax, %rax\n"
-	"je 1f\n"
-	"leal 32(%rsp), %r10d\n"
-	"subl 32(%rax), %r10d\n"
-	"movl 28(%rax), %r11d\n"
-	"shlq $40, %r10\n"
-	"shlq $24, %r11\n"
-	"addq 32(%rsp), %r10\n"
-	"addq %r11, %r10\n"
-	"movabsq $0x9e3779b97f4a7c15, %r11\n"
-	"imulq %r11, %r10\n"
-	"movq tables(%rip), %r11\n"
-	"shrq $(64 - " TEXT(TURN_BITS) "), %r10\n"
-	"prefetcht0 (%r11, %r10, 4)\n"
-	"1: jmp *behind_fetching + \\real(%rip)\n"
-	".cfi_endproc\n"
-	".size fetch_\\name, . - fetch_\\name\n"
-	".endm\n"
-
-	"fetch malloc, 0\n"
-	"fetch calloc, 8\n"
-	"fetch realloc, 16\n"
 
 	".macro allocate name, real, size\n"
 	"begin \\name\n"

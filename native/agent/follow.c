@@ -1,7 +1,8 @@
 /*
  * A stack is guessed from the one before it, its caller, and how far the stack pointer has moved: which came next, the last time? What is
  * kept of it is its signature: where its return addresses lie, and a hash of them of 64 bits. If what lies there has the same hash, it is
- * that stack. This takes two or three lines of the caches, where the tree takes nine, and a program that works on much memory waits for each.
+ * that stack. A signature also says which ones came after it, so that the likeliest is fetched long before it is asked for. This takes two
+ * lines of the caches, where the tree takes nine, and a program that works on much memory waits for each.
  *
  * The words are read at once, before any of them is known to be a return address of that stack. So all must lie in what this thread has
  * walked of its own stack, which stays mapped while the thread lives: not on a coroutine's, or a signal's.
@@ -22,8 +23,12 @@
 #define WALKS 16		 /* that are made to know more of the own stack, while it is followed */
 #define LOOK_AGAIN 0x3ffffull	 /* allocations: then it is decided anew */
 
+#define SUCCESSORS 4
+#define SELDOM 15 /* allocations but one: where threads share them, successors change places so often */
+
 struct signature { /* numbered by lines; 0: none */
 	uint64_t hash;
+	uint64_t next[SUCCESSORS]; /* a signature that came after it (lower half), and its context (upper half); the likeliest first */
 	uint32_t site;	 /* 0: its code has gone */
 	uint16_t extent; /* of the outermost word, in words from the stack pointer */
 	uint8_t n_fours : 7; /* return addresses, filled up to a number of fours by the last */
@@ -39,6 +44,7 @@ struct line {
 _Static_assert(sizeof(struct signature) == offsetof(struct signature, at), "add_signature makes one in one piece");
 
 __thread struct thread *following;
+static uint32_t not_moved; /* a mask of allocations after which successors keep their places */
 static uint64_t n_lines = 1, lines_open, of_sites_open; /* bytes */
 static uint64_t first_stack;				 /* an address behind the outermost frame of the first thread */
 
@@ -57,12 +63,40 @@ static inline uint32_t lines_of(uint32_t n_words)
 	return (uint32_t)((sizeof(struct signature) + n_words * sizeof(uint16_t) + sizeof(struct line) - 1) / sizeof(struct line));
 }
 
-/* The assembly of entry.c says the same, to have it fetched while the allocator works. */
-static inline uint32_t *turn_of(const struct thread *self, const uint64_t *sp)
+/* What is known of a stack before it is looked at: the caller, and how far the stack pointer has moved. */
+static inline uint64_t context_of(const struct thread *self, const uint64_t *sp)
 {
-	uint64_t moved = (uint32_t)(uint64_t)sp - self->last_sp;
-	uint64_t key = *sp + ((uint64_t)self->last << 24) + (moved << 40);
-	return &tables.turns[key * 0x9e3779b97f4a7c15ull >> (64 - TURN_BITS)];
+	return (uint32_t)*sp ^ ((uint32_t)(uint64_t)sp - self->last_sp) * 0x9e3779b1u;
+}
+
+/* The one that came after the last signature in the same context; 0: none. It becomes the first; seldom, where others would wait for the line. */
+static inline uint32_t next_of(const struct thread *self, uint64_t context)
+{
+	uint64_t *next = signature_at(self->last)->next;
+	uint64_t first = __atomic_load_n(&next[0], __ATOMIC_ACQUIRE);
+	if (__builtin_expect(first >> 32 == context, 1))
+		return (uint32_t)first;
+	for (uint32_t i = 1; i < SUCCESSORS; i++) {
+		uint64_t found = __atomic_load_n(&next[i], __ATOMIC_ACQUIRE);
+		if (found >> 32 != context)
+			continue;
+		if (!(self->allocations & __atomic_load_n(&not_moved, __ATOMIC_RELAXED))) {
+			__atomic_store_n(&next[i], first, __ATOMIC_RELEASE);
+			__atomic_store_n(&next[0], found, __ATOMIC_RELEASE);
+		}
+		return (uint32_t)found;
+	}
+	return 0;
+}
+
+/* The signature `number` is there: have what will most likely come next fetched, which has two lines at most, but for deep stacks. */
+static inline void go_to(struct thread *self, uint32_t number, const uint64_t *sp)
+{
+	const struct line *next = (const struct line *)signature_at((uint32_t)signature_at(number)->next[0]);
+	__builtin_prefetch(next);
+	__builtin_prefetch(next + 1);
+	self->last = number;
+	self->last_sp = (uint32_t)(uint64_t)sp;
 }
 
 /* Four polynomials in one odd number, added up with other ones: what is multiplied need not wait for each other. */
@@ -92,6 +126,19 @@ static inline int is_there(const struct thread *self, const struct signature *s,
 static uint32_t signature_of(uint32_t site)
 {
 	return (site + 1ull) * sizeof(uint32_t) <= of_sites_open ? __atomic_load_n(&tables.signatures_of[site], __ATOMIC_ACQUIRE) : 0;
+}
+
+/* A thread begins to follow (1), or ends (-1): while none does, nothing is asked on the way. One that exits meanwhile still counts. */
+static void count_followers(int change)
+{
+	static uint32_t n;
+	uint32_t seen;
+	do {
+		seen = __atomic_add_fetch(&n, (uint32_t)change, __ATOMIC_SEQ_CST);
+		change = 0;
+		__atomic_store_n(&not_moved, seen > 1 ? SELDOM : 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&leakline_record_quickly, seen ? leakline_record_guessed : leakline_record_known, __ATOMIC_RELEASE);
+	} while (__atomic_load_n(&n, __ATOMIC_SEQ_CST) != seen);
 }
 
 static void begin(struct thread *self)
@@ -149,15 +196,14 @@ static void note_wrong_guess(struct thread *self)
 /* The site of the stack that is there, if it is the one that is guessed; WALK_IT: it lies where nothing is known of; 0: some other. */
 uint32_t follow(struct thread *self, const uint64_t *sp, uint64_t rbp)
 {
-	uint32_t number = __atomic_load_n(turn_of(self, sp), __ATOMIC_ACQUIRE);
+	uint32_t number = self->last ? next_of(self, context_of(self, sp)) : 0;
 	const struct signature *s = signature_at(number);
 	if (__builtin_expect(modules_may_have_changed, 0))
 		return 0;
 	if (__builtin_expect(!(self->allocations & LOOK_AGAIN) && following, 0))
 		end(self);
 	if (__builtin_expect(number && is_there(self, s, sp, rbp), 1)) {
-		self->last = number;
-		self->last_sp = (uint32_t)(uint64_t)sp;
+		go_to(self, number, sp);
 		return __atomic_load_n(&s->site, __ATOMIC_RELAXED);
 	}
 	note_wrong_guess(self);
@@ -167,14 +213,23 @@ uint32_t follow(struct thread *self, const uint64_t *sp, uint64_t rbp)
 	return WALK_IT;
 }
 
-/* What came in place of what was guessed. */
-void note_turn(struct thread *self, const uint64_t *sp, uint32_t site)
+/* What came in place of what was guessed: in the place of what came in the same context, or else in a free one, or in any but the first. */
+void note_next(struct thread *self, const uint64_t *sp, uint32_t site)
 {
 	uint32_t number = signature_of(site);
+	if (self->last && number) {
+		uint64_t *next = signature_at(self->last)->next, context = context_of(self, sp);
+		uint32_t place = 0;
+		while (place < SUCCESSORS && next[place] && next[place] >> 32 != context)
+			place++;
+		if (place == SUCCESSORS)
+			place = 1 + (uint32_t)(self->allocations % (SUCCESSORS - 1));
+		__atomic_store_n(&next[place], context << 32 | number, __ATOMIC_RELEASE);
+	}
 	if (number)
-		__atomic_store_n(turn_of(self, sp), number, __ATOMIC_RELEASE);
-	self->last = number;
-	self->last_sp = (uint32_t)(uint64_t)sp;
+		go_to(self, number, sp);
+	else
+		self->last = 0;
 }
 
 /* Whether return addresses and frame pointers are all that tells this stack; says how far it reaches. */

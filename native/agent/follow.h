@@ -1,11 +1,9 @@
-/* Which known stack came after which: a program mostly does again what it did before. */
+/* Which known stack comes after which: a program mostly does again what it did before. */
 #ifndef LEAKLINE_FOLLOW_H
 #define LEAKLINE_FOLLOW_H
 
 #include "../unwind/unwind.h"
 
-#define TURN_BITS 16
-#define TURNS_BYTES (sizeof(uint32_t) << TURN_BITS)
 #define WALK_IT UINT32_MAX /* in place of a site */
 
 /* This thread's place, while it follows. */
@@ -14,7 +12,7 @@ extern __thread struct thread *following;
 uint32_t follow(struct thread *self, const uint64_t *sp, uint64_t rbp);
 void start_to_count(struct thread *self);
 void decide(struct thread *self);
-void note_turn(struct thread *self, const uint64_t *sp, uint32_t site);
+void note_next(struct thread *self, const uint64_t *sp, uint32_t site);
 void note_span(struct thread *self, const struct trace *t, const uint64_t *sp);
 void add_signature(const struct trace *t, const uint64_t *sp, uint64_t rbp, uint32_t site);
 

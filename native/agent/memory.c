@@ -57,7 +57,7 @@ struct room { /* for how much there is */
 static uint64_t bytes_of(const struct room *room)
 {
 	return room->shadow_bytes + room->most_blocks * (sizeof(struct slot) + 1) + room->most_sites * (sizeof *tables.sites + 32) + room->most_frames * 8 +
-	       room->most_sites * (sizeof *tables.signatures_of + SIGNATURE_ROOM) + TURNS_BYTES +
+	       room->most_sites * (sizeof *tables.signatures_of + SIGNATURE_ROOM) +
 	       2 * room->tree_bytes + STEPS_BYTES + HINTS_BYTES + RULES_BYTES + FULL_RULES_BYTES + MOST_MODULES * sizeof *tables.modules +
 	       MOST_UNLOADED * sizeof *tables.unloaded + NAMES_BYTES +
 	       MOST_THREADS * sizeof *tables.threads + OWN_STACK + 27 * GUARD;
@@ -82,7 +82,6 @@ static int carve_tables(uint64_t at, const struct room *room)
 	tables.names = carve(&at, NAMES_BYTES, NAMES_BYTES);
 	tables.shadow_steps = carve(&at, STEPS_BYTES, STEPS_BYTES);
 	tables.threads = carve(&at, MOST_THREADS * sizeof *tables.threads, MOST_THREADS * sizeof *tables.threads);
-	tables.turns = carve(&at, TURNS_BYTES, TURNS_BYTES);
 	tables.signatures_bytes = room->most_sites * SIGNATURE_ROOM;
 	tables.signatures = carve(&at, tables.signatures_bytes, 0);
 	tables.signatures_of = carve(&at, room->most_sites * sizeof *tables.signatures_of, 0);
@@ -93,7 +92,7 @@ static int carve_tables(uint64_t at, const struct room *room)
 	tables.rules = carve(&at, RULES_BYTES, RULES_BYTES);
 	tables.full_rules = carve(&at, FULL_RULES_BYTES, FULL_RULES_BYTES);
 	tables.stack = carve(&at, OWN_STACK, OWN_STACK);
-	return tables.turns && tables.modules && tables.unloaded && tables.names && tables.shadow_steps && tables.threads && tables.tree && tables.hints &&
+	return tables.modules && tables.unloaded && tables.names && tables.shadow_steps && tables.threads && tables.tree && tables.hints &&
 	       tables.rules && tables.full_rules && tables.stack;
 }
 

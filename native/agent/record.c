@@ -95,10 +95,10 @@ void leakline_record(void *block, size_t size, const struct registers *registers
 	uint32_t site = walk_and_remember(self, registers, sp, !by_loader);
 	note_block(block, size, site);
 #ifdef LEAKLINE_AGENT_SELF_CHECK
-	note_turn(self, sp, site);
+	note_next(self, sp, site);
 #endif
 	if (following)
-		note_turn(self, sp, site);
+		note_next(self, sp, site);
 	if (by_loader)
 		doubt_modules();
 	if ((++self->allocations & 0xffff) == 0 || self->misses < 64)

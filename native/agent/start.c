@@ -71,7 +71,6 @@ void start_recording(void)
 	find_definitions(wanted, N_WANTED);
 	leakline_real = libc_allocator;
 	use_found_allocator();
-	note_allocator();
 	leakline_real_usable_size = (size_t (*)(void *))wanted[USABLE_SIZE].address;
 	dl_find_object = (int (*)(void *, void *))wanted[FIND_OBJECT].address;
 	real_abort = (void (*)(void))wanted[ABORT].address;

@@ -270,7 +270,7 @@ static inline int record_as(const uint64_t *sp, uint32_t site)
 	if (!site || !note_block((void *)sp[-3], sp[-2], site))
 		return 0;
 	if (following)
-		note_turn(following, sp, site);
+		note_next(following, sp, site);
 	if (__builtin_expect(++this_thread->allocations >= FIRST_BEGINNING << BEGINNING_BITS * n_begun, 0) && n_begun < MOST_BEGINNINGS)
 		begin_again();
 	return 1;
