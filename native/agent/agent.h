@@ -19,6 +19,12 @@ struct agent_range {
 	uint64_t start, end;
 };
 
+/* A place for an address among 2^bits (Knuth, The Art of Computer Programming, volume 3, 6.4: multiplicative hashing). */
+static inline uint64_t place_among(uint64_t address, unsigned bits)
+{
+	return address * 0x9e3779b97f4a7c15ull >> (64 - bits);
+}
+
 static inline int is_in(const struct agent_range *range, uint64_t address)
 {
 	return address - range->start < range->end - range->start;

@@ -7,7 +7,7 @@
 
 static inline struct hint *hint_of(uint64_t caller)
 {
-	return &tables.hints[caller * 0x9e3779b97f4a7c15ull >> (64 - HINT_BITS)];
+	return &tables.hints[place_among(caller, HINT_BITS)];
 }
 
 /* A hint may be of another caller: it is followed within the page of the stack pointer only, and any word will do for a key. */

@@ -130,7 +130,7 @@ static void forget_code(const struct agent_range *ranges, size_t n)
 	uint64_t generation = __atomic_add_fetch(&module_generation, 1, __ATOMIC_RELEASE);
 	if (!(generation & 0xffff)) { /* tags hold no more of it */
 		memset(tables.rules, 0, RULES_BYTES);
-		for (uint32_t i = 0; i < FULL_RULES; i++)
+		for (uint32_t i = 0; i < 1u << FULL_RULE_BITS; i++)
 			tables.full_rules[i].tag = 0;
 	}
 	drop_stacks(ranges, n);

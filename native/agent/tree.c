@@ -72,11 +72,6 @@ static uint32_t n_begun;
 
 _Static_assert(sizeof(struct branch) == 8 && sizeof(struct run) == 32 && sizeof(struct four) == 40 && sizeof(struct tree) % 8 == 0, "in words");
 
-static inline uint64_t root_place(uint64_t caller)
-{
-	return caller * 0x9e3779b97f4a7c15ull >> (64 - ROOT_BITS);
-}
-
 static inline const struct run *run_at(const struct tree *tree, uint32_t number)
 {
 	return (const struct run *)((const uint64_t *)tree + number);
@@ -236,7 +231,7 @@ static inline __attribute__((always_inline)) uint32_t go_on(const struct run *r,
 
 static const struct run *root_of(const struct tree *tree, enum root root, uint64_t caller)
 {
-	const struct run *r = run_at(tree, root == SHORT_ROOT ? tree->roots[root_place(caller)] : 0);
+	const struct run *r = run_at(tree, root == SHORT_ROOT ? tree->roots[place_among(caller, ROOT_BITS)] : 0);
 	return r->word == caller ? r : look_up(root, caller);
 }
 
@@ -334,7 +329,7 @@ int leakline_record_known(const uint64_t *sp, uint64_t rbp, uint64_t rbx, uint64
 	if (__builtin_expect(!self, 0))
 		return 0;
 	const struct tree *tree = __atomic_load_n(&now, __ATOMIC_ACQUIRE);
-	const struct run *r = run_at(tree, tree->roots[root_place(*sp)]);
+	const struct run *r = run_at(tree, tree->roots[place_among(*sp, ROOT_BITS)]);
 	if (__builtin_expect(r->word != *sp, 0))
 		return record_displaced(sp, rbp, rbx, r12);
 	struct difference other = compare(r, sp);
@@ -481,7 +476,7 @@ static uint32_t add_stack(const struct trace *t, uint32_t step, const struct end
 	put_branch(branches, run);
 	has_full |= end->place == FULL_ROOT;
 	if (end->place == SHORT_ROOT)
-		__atomic_store_n(&tables.tree->roots[root_place(end->word)], run, __ATOMIC_RELEASE);
+		__atomic_store_n(&tables.tree->roots[place_among(end->word, ROOT_BITS)], run, __ATOMIC_RELEASE);
 	return run;
 }
 

@@ -59,7 +59,7 @@ uint64_t derive_rule(uint64_t ip, uint64_t tag)
 int find_full_rule(uint64_t ip, int interrupted, struct row *row)
 {
 	uint64_t tag = rule_tag(ip, module_generation) | (interrupted ? INTERRUPTED : 0);
-	struct full_rule *rule = &tables.full_rules[(ip * 0x9e3779b97f4a7c15ull >> 40) % FULL_RULES];
+	struct full_rule *rule = &tables.full_rules[place_among(ip, FULL_RULE_BITS)];
 	uint32_t sequence = __atomic_load_n(&rule->sequence, __ATOMIC_ACQUIRE);
 	if (!(sequence & 1) && rule->tag == tag) {
 		memcpy(row, &rule->row, sizeof *row);

@@ -45,11 +45,11 @@ struct full_rule {
 	struct row row;
 };
 
-#define RULE_SETS 16384
+#define RULE_SET_BITS 14
 #define RULE_WAYS 4
-#define RULES_BYTES (sizeof(struct rule) * RULE_SETS * RULE_WAYS)
-#define FULL_RULES 2048
-#define FULL_RULES_BYTES (sizeof(struct full_rule) * FULL_RULES)
+#define RULES_BYTES ((sizeof(struct rule) * RULE_WAYS) << RULE_SET_BITS)
+#define FULL_RULE_BITS 11
+#define FULL_RULES_BYTES (sizeof(struct full_rule) << FULL_RULE_BITS)
 #define INTERRUPTED (1ull << 47) /* in a tag: the instruction has not run yet, as a signal's frame is above it */
 
 static inline uint64_t rule_tag(uint64_t ip, uint64_t generation)
@@ -59,7 +59,7 @@ static inline uint64_t rule_tag(uint64_t ip, uint64_t generation)
 
 static inline uint64_t rule_set(uint64_t ip)
 {
-	return ip * 0x9e3779b97f4a7c15ull >> 50;
+	return place_among(ip, RULE_SET_BITS);
 }
 
 uint64_t derive_rule(uint64_t ip, uint64_t tag);
