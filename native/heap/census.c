@@ -57,12 +57,12 @@ static int find_record(struct census *c, uint64_t address, uint64_t size, uint32
 	return entry[0] && (requested == UINT32_MAX || (requested <= size && size <= requested + slack));
 }
 
-/* How many words of a block, which has room for `size` bytes, the program uses: what is behind was left by earlier ones. */
-uint64_t heap_words_in_use(struct heap *h, uint64_t address, uint64_t size)
+/* How many bytes of a block, which has room for `size`, the program uses: what is behind was left by earlier ones. */
+uint64_t heap_bytes_in_use(struct heap *h, uint64_t address, uint64_t size)
 {
 	uint32_t entry[2];
 	int is_known = h->census.records.bounds && find_record(&h->census, address, size, entry) && entry[1] != UINT32_MAX;
-	return (is_known ? entry[1] : size) / 8;
+	return is_known ? entry[1] : size;
 }
 
 /* Count a block. When three quarters of the places are in use, or too many kinds have neighbouring ones, further kinds are counted together,

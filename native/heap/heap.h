@@ -199,7 +199,7 @@ int heap_make_room(struct heap *h);
 int heap_add_area(struct heap *h, uint64_t start, uint64_t end, uint64_t first_block, int mmapped);
 const struct area *heap_area_elsewhere(struct heap *h, uint64_t address);
 uint64_t heap_next_unlike(const struct heap *h, uint64_t block, uint8_t state);
-uint64_t heap_words_in_use(struct heap *h, uint64_t address, uint64_t size);
+uint64_t heap_bytes_in_use(struct heap *h, uint64_t address, uint64_t size);
 void heap_count(struct heap *h, uint64_t address, uint64_t first_word, uint64_t size, uint32_t state);
 int64_t heap_census(struct heap *h);
 int heap_is_left_over(struct heap *h, uint64_t pointer, const struct words *w, uint64_t i);

@@ -66,6 +66,13 @@ static int stands_for_start(struct heap *h, uint64_t block, uint64_t pointer)
 	return !(pointer & 7) && heap_word(h, pointer, &second) && is_vtable(h, second) && is_vtable(h, first); /* a second base class */
 }
 
+/* Whether a pointer into a block is one that the program may have: up to the end of what it asked for. */
+static int is_in_use(struct heap *h, uint64_t block, uint64_t pointer)
+{
+	uint64_t start = h->address[block];
+	return !h->census.records.bounds || pointer - start <= heap_bytes_in_use(h, start, heap_block_size(h, block));
+}
+
 /* What holds the words that are followed. */
 enum holder { ROOT_OR_REACHABLE, ONLY_POSSIBLE, LOST };
 
@@ -80,7 +87,7 @@ static void reach(struct heap *h, uint64_t pointer, const struct words *w, uint6
 	if (!interior || stands_for_start(h, (uint64_t)block, pointer)) {
 		h->state[block] = REACHABLE;
 		push(h, &h->stack, (uint64_t)block);
-	} else if (h->state[block] == UNREACHED && !heap_is_left_over(h, pointer, w, i)) {
+	} else if (h->state[block] == UNREACHED && is_in_use(h, (uint64_t)block, pointer) && !heap_is_left_over(h, pointer, w, i)) {
 		h->state[block] = POSSIBLE;
 		push(h, &h->waiting, (uint64_t)block);
 	}
@@ -91,7 +98,9 @@ static void hang(struct heap *h, uint64_t pointer, const struct words *w, uint64
 {
 	int interior;
 	int64_t block = heap_find(h, pointer, &interior);
-	if (block < 0 || h->state[block] != UNREACHED || (interior && heap_is_left_over(h, pointer, w, i)))
+	if (block < 0 || h->state[block] != UNREACHED)
+		return;
+	if (interior && (!is_in_use(h, (uint64_t)block, pointer) || heap_is_left_over(h, pointer, w, i)))
 		return;
 	if (holder == ONLY_POSSIBLE) {
 		h->state[block] = POSSIBLE;
@@ -138,7 +147,7 @@ static inline uint64_t words_in_use(struct heap *h, uint64_t start, const uint8_
 	if (size < sizeof last)
 		return size / 8;
 	memcpy(last, bytes + size - sizeof last, sizeof last);
-	return last[0] - low < span || last[1] - low < span ? heap_words_in_use(h, start, size) : size / 8;
+	return last[0] - low < span || last[1] - low < span ? heap_bytes_in_use(h, start, size) / 8 : size / 8;
 }
 
 static inline void drain(struct heap *h, enum holder holder, uint64_t leader)
@@ -156,7 +165,7 @@ static inline void drain(struct heap *h, enum holder holder, uint64_t leader)
 			follow(h, &w, holder, leader);
 		} else { /* at the edge of what was copied, or of what is dead, or mmapped */
 			size = heap_block_size(h, block);
-			scan(h, start, start + 8 * heap_words_in_use(h, start, size), 1, holder, leader);
+			scan(h, start, start + heap_bytes_in_use(h, start, size), 1, holder, leader);
 			if (!header)
 				heap_word(h, start, &first);
 		}

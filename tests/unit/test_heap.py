@@ -374,6 +374,21 @@ def test_what_lies_behind_what_was_asked_for_is_not_followed(chunk: int, behind:
         assert {b.address for b in heap.lost()} == ({target} if behind and bounds else set())
 
 
+@pytest.mark.parametrize(("offset", "bounds", "state"), [(32, True, POSSIBLE), (33, True, UNREACHED), (33, False, POSSIBLE)])
+@pytest.mark.parametrize("is_held_by_lost", [False, True])
+def test_a_pointer_behind_what_was_asked_for_is_none(offset: int, bounds: bool, state: int, is_held_by_lost: bool) -> None:
+    image = Image()
+    holder, block = image.chunk(32), image.chunk(48)
+    image.data[holder - BASE : holder - BASE + 8] = words(block + offset)
+    copy, top = image.copy(words(0 if is_held_by_lost else block + offset))
+    with Heap(copy) as heap:
+        heap.walk(BASE, top)
+        heap.index()
+        heap.mark([(ROOTS, ROOTS + 8)], [], records=recorded({block: (7, 32)}, bounds=bounds))
+        found = {b.address: b.state for b in heap.lost()}
+    assert found[block] == (INDIRECT if is_held_by_lost and state == POSSIBLE else state)
+
+
 def test_blocks_are_counted_by_who_allocated_them() -> None:
     image = Image()
     kept = [image.chunk(48), image.chunk(48), image.chunk(48), image.chunk(48), image.chunk(0x20010)]
